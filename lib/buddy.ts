@@ -1,0 +1,278 @@
+/**
+ * The buddy allocator (Knowlton, CACM 1965; Knuth, TAOCP vol. 1, section 2.5), as pure arithmetic: it
+ * owns no memory and does no I/O. It hands out *blocks* of *grains*. A grain is the smallest block; a
+ * grain number counts grains from the start of the heap. A block of order k is 2^k grains long and
+ * starts at a multiple of 2^k, so its number among the blocks of its order is `grain >> k`, and the
+ * block that it was split from, its buddy, differs in the lowest bit:
+ *
+ *     order 2   |               0               |       block 5 of order 0 is grain 5;
+ *     order 1   |       0       |       1       |       its buddy is 5 ^ 1 = 4,
+ *     order 0   |   0   |   1   |   2   |   3   |       and together they are block 2 of order 1
+ *
+ * Everything that is known about blocks is two bits for each: `free` and `live`. A block with neither
+ * is split, or part of a larger block, or does not exist. The free bits of an order have summary
+ * levels above them, one bit for each 32-bit word below that is not zero, up to a single word: the
+ * lowest free block is found with one `Math.clz32` a level, at most six.
+ *
+ *     level 1   [ 00000000000000000000000000000101 ]              words 0 and 2 hold free blocks
+ *     level 0   [ 0...010000 ] [ 0...000000 ] [ 1...000000 ]      blocks 4 and 95 are free
+ *
+ * | operation  | cost                                  |
+ * | ---------- | ------------------------------------- |
+ * | allocate   | O(log n): one split for each order    |
+ * | free       | O(log n): one merge for each order    |
+ * | containing | O(log n)                              |
+ *
+ * No operation makes garbage: every argument and result is a small integer, and the bitmaps are made
+ * once. They are 2 bits for each block of each order, about 3.2% of a heap of 16-byte grains, and the
+ * operating system commits their pages only where they are touched.
+ */
+
+/** What became of a `free`. */
+export const Freed = { freed: 0, notAllocated: 1, alreadyFree: 2 } as const;
+export type Freed = (typeof Freed)[keyof typeof Freed];
+
+/** Of `allocate`, `containing` and `resize`: there is no such block. */
+export const NONE = -1;
+
+/** 4 GiB of 16-byte grains: block numbers and bit positions stay small integers in V8. */
+export const MAX_GRAINS = 2 ** 28;
+
+const BITS = 32;
+
+function lowestBit(word: number): number {
+  return 31 - Math.clz32(word & -word);
+}
+
+export class Buddy {
+  /** Free blocks of each order: a plain counter each, for statistics only. */
+  readonly freeBlocks: Int32Array;
+  readonly grains: number;
+  readonly maxOrder: number;
+  /** Bytes that the bitmaps take when every page of them is touched. */
+  readonly metadataBytes: number;
+
+  /** Grains inside live blocks. */
+  #grainsInUse = 0;
+  #liveBlocks = 0;
+  /** One past the highest grain that was ever part of a live block. */
+  #highWater = 0;
+
+  /** Free bits: for each order its levels, each in whole words, lowest level first. */
+  readonly #free: Int32Array;
+  /** Where in #free level `l` of order `k` starts: `#level[k * #maxLevels + l]`. */
+  readonly #level: Int32Array;
+  readonly #levels: Uint8Array;
+  readonly #maxLevels: number;
+  /** Live bits: all orders packed without gaps; those of order k start at bit `#liveBase[k]`. */
+  readonly #live: Int32Array;
+  readonly #liveBase: Int32Array;
+  /** Bit k is set while there is a free block of order k. */
+  #available = 0;
+
+  /** A heap of `grains` grains, all free. Any number from 1 to MAX_GRAINS will do. */
+  constructor(grains: number) {
+    if (!Number.isInteger(grains) || grains < 1 || grains > MAX_GRAINS) {
+      throw new RangeError(`Cannot manage ${grains} grains: it must be 1 to ${MAX_GRAINS}`);
+    }
+    this.grains = grains;
+    this.maxOrder = 31 - Math.clz32(grains);
+    const orders = this.maxOrder + 1;
+    this.freeBlocks = new Int32Array(orders);
+    this.#levels = new Uint8Array(orders);
+    this.#liveBase = new Int32Array(orders);
+    this.#maxLevels = Math.ceil(orders / 5) + 1;
+    this.#level = new Int32Array(orders * this.#maxLevels);
+    let words = 0;
+    let liveBits = 0;
+    for (let order = 0; order < orders; order++) {
+      const blocks = grains >>> order;
+      this.#liveBase[order] = liveBits;
+      liveBits += blocks;
+      // Rounded up to a pair, so that the buddy of a last odd block has a bit, which stays 0.
+      let bits = blocks + (blocks & 1);
+      let levels = 0;
+      do {
+        bits = Math.ceil(bits / BITS);
+        this.#level[order * this.#maxLevels + levels++] = words;
+        words += bits;
+      } while (bits > 1);
+      this.#levels[order] = levels;
+    }
+    this.#free = new Int32Array(words);
+    this.#live = new Int32Array(Math.ceil(liveBits / BITS));
+    this.metadataBytes = this.#free.byteLength + this.#live.byteLength;
+    this.#seed(0, grains);
+  }
+
+  get grainsInUse(): number {
+    return this.#grainsInUse;
+  }
+
+  get liveBlocks(): number {
+    return this.#liveBlocks;
+  }
+
+  get highWater(): number {
+    return this.#highWater;
+  }
+
+  /** The order of the largest free block, NONE if nothing is free. */
+  get largestFreeOrder(): number {
+    return 31 - Math.clz32(this.#available);
+  }
+
+  /**
+   * Makes a block of `order` live and returns its first grain, or NONE, with nothing changed, if no
+   * free block is large enough. Of the free blocks that need the fewest splits it takes the one with
+   * the lowest address, and of a split block the lower half: low memory is used again, high memory
+   * stays untouched.
+   */
+  allocate(order: number): number {
+    if (order > this.maxOrder) return NONE;
+    const candidates = this.#available & (-1 << order);
+    if (candidates === 0) return NONE;
+    let from = lowestBit(candidates);
+    let block = this.#lowestFree(from);
+    this.#clearFree(from, block);
+    while (from > order) {
+      from--;
+      block <<= 1;
+      this.#setFree(from, block + 1);
+    }
+    this.#setLive(order, block);
+    return block << order;
+  }
+
+  /** Frees the live block that starts at `grain`, and merges it with its buddy as far as that goes. */
+  free(grain: number): Freed {
+    const order = this.orderAt(grain);
+    if (order === NONE) return this.isFree(grain) ? Freed.alreadyFree : Freed.notAllocated;
+    let block = grain >>> order;
+    this.#clearLive(order, block);
+    let merged: number = order;
+    while (merged < this.maxOrder && this.#hasFree(merged, block ^ 1)) {
+      this.#clearFree(merged, block ^ 1);
+      block >>>= 1;
+      merged++;
+    }
+    this.#setFree(merged, block);
+    return Freed.freed;
+  }
+
+  /**
+   * Makes the live block of `order` at `grain` one of `wanted`, in place, and returns true. It shrinks
+   * by freeing upper halves; it grows while it is the lower of two buddies of which the upper is free.
+   * If it cannot grow so far, nothing is changed and the result is false.
+   */
+  resize(grain: number, order: number, wanted: number): boolean {
+    if (wanted === order) return true;
+    if (wanted > this.maxOrder) return false;
+    for (let k = order; k < wanted; k++) {
+      const block = grain >>> k;
+      if ((block & 1) !== 0 || !this.#hasFree(k, block + 1)) return false;
+    }
+    this.#clearLive(order, grain >>> order);
+    for (let k = order; k < wanted; k++) this.#clearFree(k, (grain >>> k) + 1);
+    for (let k = order; k > wanted; k--) this.#setFree(k - 1, (grain >>> (k - 1)) + 1);
+    this.#setLive(wanted, grain >>> wanted);
+    return true;
+  }
+
+  /** The order of the live block that starts at `grain`, or NONE. */
+  orderAt(grain: number): number {
+    for (let order = 0; order <= this.maxOrder; order++) {
+      if (this.#isLive(order, grain >>> order)) return order;
+      if ((grain >>> order & 1) !== 0) break; // no larger block starts here
+    }
+    return NONE;
+  }
+
+  /** Whether `grain` is part of a free block. */
+  isFree(grain: number): boolean {
+    for (let order = 0; order <= this.maxOrder; order++) {
+      const block = grain >>> order;
+      if (block < this.grains >>> order && this.#hasFree(order, block)) return true;
+    }
+    return false;
+  }
+
+  /** The order of the live block that `grain` is part of, or NONE; it starts at `grain >> k << k`. */
+  containing(grain: number): number {
+    for (let order = 0; order <= this.maxOrder; order++) {
+      if (this.#isLive(order, grain >>> order)) return order;
+    }
+    return NONE;
+  }
+
+  /** Frees `start` to `end` in the largest blocks that alignment allows. */
+  #seed(start: number, end: number): void {
+    for (let order = this.maxOrder; order >= 0; order--) {
+      if (end - start < 2 ** order) continue;
+      this.#setFree(order, start >>> order);
+      start += 2 ** order;
+    }
+  }
+
+  #lowestFree(order: number): number {
+    let block = 0;
+    for (let level = this.#levels[order]! - 1; level >= 0; level--) {
+      const word = this.#free[this.#level[order * this.#maxLevels + level]! + block]!;
+      block = block << 5 | lowestBit(word);
+    }
+    return block;
+  }
+
+  /** `block` may be one past the last, odd block of its order: the buddy that does not exist. */
+  #hasFree(order: number, block: number): boolean {
+    const word = this.#free[this.#level[order * this.#maxLevels]! + (block >>> 5)]!;
+    return (word >>> (block & 31) & 1) !== 0;
+  }
+
+  #setFree(order: number, block: number): void {
+    this.freeBlocks[order]!++;
+    this.#available |= 1 << order;
+    const levels = this.#levels[order]!;
+    for (let level = 0; level < levels; level++) {
+      const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
+      const word = this.#free[at]!;
+      this.#free[at] = word | 1 << (block & 31);
+      if (word !== 0) return; // the levels above know already
+      block >>>= 5;
+    }
+  }
+
+  #clearFree(order: number, block: number): void {
+    if (--this.freeBlocks[order]! === 0) this.#available &= ~(1 << order);
+    const levels = this.#levels[order]!;
+    for (let level = 0; level < levels; level++) {
+      const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
+      const word = this.#free[at]! & ~(1 << (block & 31));
+      this.#free[at] = word;
+      if (word !== 0) return; // the levels above still stand
+      block >>>= 5;
+    }
+  }
+
+  #isLive(order: number, block: number): boolean {
+    if (block >= this.grains >>> order) return false;
+    const bit = this.#liveBase[order]! + block;
+    return (this.#live[bit >>> 5]! >>> (bit & 31) & 1) !== 0;
+  }
+
+  #setLive(order: number, block: number): void {
+    const bit = this.#liveBase[order]! + block;
+    this.#live[bit >>> 5]! |= 1 << (bit & 31);
+    this.#liveBlocks++;
+    this.#grainsInUse += 1 << order;
+    const end = (block + 1) << order;
+    if (end > this.#highWater) this.#highWater = end;
+  }
+
+  #clearLive(order: number, block: number): void {
+    const bit = this.#liveBase[order]! + block;
+    this.#live[bit >>> 5]! &= ~(1 << (bit & 31));
+    this.#liveBlocks--;
+    this.#grainsInUse -= 1 << order;
+  }
+}

@@ -1,0 +1,267 @@
+/**
+ * The heap that clients share: a `WebAssembly.Memory`, its buddy allocator, and the rules of access.
+ * This is the only file that touches the memory's buffer.
+ *
+ * An *address* is the 64-bit pointer that a client holds. An *offset* is a position in the memory, an
+ * *order* the logarithm of a block's size in grains, a *length* a number of bytes. Addresses and lengths
+ * come here as doubles, made from 64 unchecked bits: above 2^53 they are rounded, but a rounded one is
+ * still far beyond every bound that it is compared with, and sums of two of them cannot overflow.
+ *
+ *     address  0xc420000000                                     0xc420000000 + size
+ *     offset   0       16      32                                             size
+ *              | grain | grain |                    ...                          |
+ *
+ * Bytes travel between the heap and the I/O memory, in which the engines keep their datagrams.
+ *
+ * Addresses are passed in the fields of an object, a Span: V8 would box a double that is an argument or
+ * a result of a call which it does not inline, and that would be garbage; a field it changes in place.
+ */
+
+import { Buddy, Freed, NONE } from "./buddy.ts";
+import { type Bulk, bulk } from "./bulk.ts";
+import { Refusal } from "./refusal.ts";
+
+/** Where the heap starts: pointers look as they do in the paper, and 0, NULL, is none of them. */
+export const HEAP_BASE = 0xc420000000;
+
+/** The smallest block and the alignment of every address, in bytes. */
+export const GRAIN = 16;
+const GRAIN_SHIFT = 4;
+
+export const MIN_HEAP = 4 * 1024;
+export const MAX_HEAP = 4 * 1024 ** 3;
+
+export const NULL = 0;
+
+/** What compare-and-swap and fetch-and-add work on: 8 bytes, 8-aligned. */
+const WORD = 8;
+
+const WASM_PAGE = 64 * 1024;
+/** The unit in which the heap remembers where it has been written, the size of a kernel's page. */
+const PAGE_SHIFT = 12;
+const PAGE = 1 << PAGE_SHIFT;
+
+export interface HeapOptions {
+  /** Bytes, MIN_HEAP to MAX_HEAP, a multiple of GRAIN. */
+  size: number;
+  /** The memory that `read` copies to and `write` copies from. */
+  io: WebAssembly.Memory;
+  /** Admit only bytes inside one live allocation; otherwise any address in the heap will do. */
+  strict?: boolean;
+}
+
+/** An address and a length, as a client names them or as they are told to it. */
+export interface Span {
+  pointer: number;
+  length: number;
+}
+
+export class Heap {
+  readonly base = HEAP_BASE;
+  readonly size: number;
+  readonly buddy: Buddy;
+  readonly #strict: boolean;
+  readonly #view: DataView;
+  readonly #io: DataView;
+  readonly #bulk: Bulk;
+  /** For each page, 1 if it may hold a byte that is not zero. All other memory needs no zeroing. */
+  readonly #dirty: Uint8Array;
+
+  /**
+   * Takes the whole memory at once; the kernel commits its pages as they are touched.
+   * Throws RangeError if the size is not one that a heap can have, or if the memory cannot be had.
+   */
+  constructor({ size, io, strict = false }: HeapOptions) {
+    if (!(size >= MIN_HEAP && size <= MAX_HEAP && size % GRAIN === 0)) {
+      throw new RangeError(
+        `Cannot make a heap of ${size} bytes: it must be a multiple of ${GRAIN} from 4KiB to 4GiB`,
+      );
+    }
+    const pages = Math.ceil(size / WASM_PAGE);
+    let memory: WebAssembly.Memory;
+    try {
+      memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    } catch (cause) {
+      throw new RangeError(
+        `Cannot get ${size} bytes of memory for the heap: try a smaller --memory, ` +
+          "or raise the limit on address space (ulimit -v)",
+        { cause },
+      );
+    }
+    this.size = size;
+    this.buddy = new Buddy(size / GRAIN);
+    this.#strict = strict;
+    this.#view = new DataView(memory.buffer);
+    this.#io = new DataView(io.buffer);
+    this.#bulk = bulk(memory, io);
+    this.#dirty = new Uint8Array(Math.ceil(size / PAGE));
+  }
+
+  /**
+   * Allocates at least `span.length` bytes, zeroed, at a multiple of GRAIN, and sets `span.pointer` to
+   * their address. Like the malloc(3) of glibc, it gives 0 bytes an address of their own, too.
+   */
+  malloc(span: Span): Refusal {
+    if (span.length > this.size) return Refusal.outOfMemory;
+    const order = orderFor(span.length);
+    const grain = this.buddy.allocate(order);
+    if (grain === NONE) return Refusal.outOfMemory;
+    this.#clean(grain * GRAIN, (1 << order) * GRAIN);
+    span.pointer = HEAP_BASE + grain * GRAIN;
+    return Refusal.none;
+  }
+
+  /** Frees the allocation at `span.pointer`. Like free(3), it does nothing for NULL. */
+  free(span: Span): Refusal {
+    if (span.pointer === NULL) return Refusal.none;
+    const offset = span.pointer - HEAP_BASE;
+    if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
+    if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
+    const freed = this.buddy.free(offset >>> GRAIN_SHIFT);
+    if (freed === Freed.freed) return Refusal.none;
+    return freed === Freed.alreadyFree ? Refusal.alreadyFree : Refusal.notAllocated;
+  }
+
+  /** Copies the bytes of the span to `at` of the I/O memory. */
+  read(span: Span, at: number): Refusal {
+    const refusal = this.#admit(span);
+    if (refusal !== Refusal.none) return refusal;
+    this.#bulk.load(at, (span.pointer - HEAP_BASE) | 0, span.length | 0);
+    return Refusal.none;
+  }
+
+  /** Copies the bytes at `at` of the I/O memory to the span. */
+  write(span: Span, at: number): Refusal {
+    const refusal = this.#admit(span);
+    if (refusal !== Refusal.none || span.length === 0) return refusal;
+    const offset = span.pointer - HEAP_BASE;
+    this.#soil(offset >>> PAGE_SHIFT, (offset + span.length - 1) >>> PAGE_SHIFT);
+    this.#bulk.store(offset | 0, at, span.length | 0);
+    return Refusal.none;
+  }
+
+  /**
+   * Makes the allocation at `span.pointer` one of at least `span.length` bytes; `span.pointer` changes
+   * if it cannot grow in place. What it holds is kept up to the smaller length; all bytes after that
+   * are zero. As POSIX has it, NULL makes this a malloc; for 0 bytes it frees the allocation and gives
+   * NULL, like glibc. When it is refused, nothing has changed.
+   */
+  realloc(span: Span): Refusal {
+    if (span.pointer === NULL) return this.malloc(span);
+    const offset = span.pointer - HEAP_BASE;
+    if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
+    if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
+    const grain = offset >>> GRAIN_SHIFT;
+    const order = this.buddy.orderAt(grain);
+    if (order === NONE) {
+      return this.buddy.isFree(grain) ? Refusal.alreadyFree : Refusal.notAllocated;
+    }
+    if (span.length === 0) {
+      this.buddy.free(grain);
+      span.pointer = NULL;
+      return Refusal.none;
+    }
+    if (span.length > this.size) return Refusal.outOfMemory;
+    const wanted = orderFor(span.length);
+    const usable = (1 << wanted) * GRAIN;
+    const used = Math.min((1 << order) * GRAIN, usable);
+    let target = grain;
+    if (!this.buddy.resize(grain, order, wanted)) {
+      target = this.buddy.allocate(wanted);
+      if (target === NONE) return Refusal.outOfMemory;
+      const to = target * GRAIN;
+      this.#soil(to >>> PAGE_SHIFT, (to + used - 1) >>> PAGE_SHIFT);
+      this.#bulk.move(to | 0, offset | 0, used | 0);
+      this.buddy.free(grain);
+      span.pointer = HEAP_BASE + to;
+    }
+    const kept = Math.min(used, span.length);
+    this.#clean(target * GRAIN + kept, usable - kept);
+    return Refusal.none;
+  }
+
+  /**
+   * Compare-and-swap on the 8 bytes at `span.pointer`: if they equal the first 8 at `operands` of the
+   * I/O memory, the second 8 replace them. The old value goes to `at` of the I/O memory (RFC 7306).
+   */
+  cas(span: Span, operands: number, at: number): Refusal {
+    const refusal = this.#admitWord(span);
+    if (refusal !== Refusal.none) return refusal;
+    const offset = span.pointer - HEAP_BASE;
+    const high = this.#view.getInt32(offset);
+    const low = this.#view.getInt32(offset + 4);
+    if (high === this.#io.getInt32(operands) && low === this.#io.getInt32(operands + 4)) {
+      this.#soil(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
+      this.#view.setInt32(offset, this.#io.getInt32(operands + 8));
+      this.#view.setInt32(offset + 4, this.#io.getInt32(operands + 12));
+    }
+    this.#io.setInt32(at, high);
+    this.#io.setInt32(at + 4, low);
+    return Refusal.none;
+  }
+
+  /**
+   * Fetch-and-add: adds the 8 bytes at `operand` of the I/O memory to the 8 at `span.pointer`, modulo
+   * 2^64 and big-endian. The old value goes to `at` of the I/O memory (RFC 7306).
+   */
+  add(span: Span, operand: number, at: number): Refusal {
+    const refusal = this.#admitWord(span);
+    if (refusal !== Refusal.none) return refusal;
+    const offset = span.pointer - HEAP_BASE;
+    const high = this.#view.getUint32(offset);
+    const low = this.#view.getUint32(offset + 4);
+    const lowSum = low + this.#io.getUint32(operand + 4);
+    const carry = lowSum >= 2 ** 32 ? 1 : 0;
+    this.#soil(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
+    this.#view.setUint32(offset, high + this.#io.getUint32(operand) + carry); // modulo 2^32
+    this.#view.setUint32(offset + 4, lowSum);
+    this.#io.setUint32(at, high);
+    this.#io.setUint32(at + 4, low);
+    return Refusal.none;
+  }
+
+  #admitWord(span: Span): Refusal {
+    span.length = WORD;
+    const refusal = this.#admit(span);
+    if (refusal !== Refusal.none) return refusal;
+    return ((span.pointer - HEAP_BASE) & (WORD - 1)) === 0 ? Refusal.none : Refusal.misaligned;
+  }
+
+  /** What may be accessed. Offsets are taken modulo 2^32, by `| 0` and `>>>`, only after this. */
+  #admit(span: Span): Refusal {
+    const offset = span.pointer - HEAP_BASE;
+    const end = offset + span.length;
+    if (!(offset >= 0 && end <= this.size)) return Refusal.outsideHeap;
+    if (!this.#strict) return Refusal.none;
+    if (offset === this.size) return Refusal.outsideLiveBlock;
+    const grain = offset >>> GRAIN_SHIFT;
+    const order = this.buddy.containing(grain);
+    if (order === NONE) return Refusal.outsideLiveBlock;
+    const blockEnd = (((grain >>> order) + 1) << order) * GRAIN;
+    return end <= blockEnd ? Refusal.none : Refusal.outsideLiveBlock;
+  }
+
+  /** Notes that pages may no longer be all zero. */
+  #soil(first: number, last: number): void {
+    for (let page = first; page <= last; page++) this.#dirty[page] = 1;
+  }
+
+  /** Zeroes bytes, leaving alone the pages that were not written since they were last zeroed. */
+  #clean(offset: number, length: number): void {
+    const end = offset + length;
+    while (offset < end) {
+      const page = offset >>> PAGE_SHIFT;
+      const next = Math.min((page + 1) * PAGE, end);
+      if (this.#dirty[page] !== 0) {
+        this.#bulk.zero(offset | 0, (next - offset) | 0);
+        if (next - offset === PAGE) this.#dirty[page] = 0;
+      }
+      offset = next;
+    }
+  }
+}
+
+/** The order of the smallest block that holds `length` bytes, of which there are at most MAX_HEAP. */
+function orderFor(length: number): number {
+  return length <= GRAIN ? 0 : 32 - Math.clz32((length - 1) >>> GRAIN_SHIFT);
+}

@@ -1,0 +1,248 @@
+/**
+ * The wire format, in both directions: docs/protocol.md is its specification. Every field is 64 bits
+ * wide and big-endian. A request is a method word, the fields of its method, and, for a write, data:
+ *
+ *     0       8       16      24
+ *     +-------+-------+-------+------ - - -
+ *     | word  | field | field | data
+ *     +-------+-------+-------+------ - - -
+ *
+ * A classic method word, that of the paper (section 4), is just the opcode, 0 to 3. A tagged one uses
+ * the bytes that classic clients leave zero; so does the reply, with a status and the reply flag:
+ *
+ *     0       1       2       3       4       5       6       7
+ *     +-------+-------+-------+-------+-------+-------+-------+-------+
+ *     |              tag              |    status     | flags |opcode |
+ *     +-------+-------+-------+-------+-------+-------+-------+-------+
+ *
+ * A classic reply is a bare pointer or bare data; a tagged one is word, body length and body.
+ */
+
+export const DEFAULT_PORT = 8081;
+
+/** Bytes of a field, and of the method word. */
+export const FIELD = 8;
+
+/** The largest payload that UDP over IPv4 can carry (RFC 768, RFC 791): 65,535 - 20 - 8 bytes. */
+export const MAX_DATAGRAM = 65507;
+
+export const PROTOCOL_VERSION = 1;
+
+/** What follows the method word of a request, and what comes back, in order. */
+interface Layout {
+  readonly opcode: number;
+  readonly request: readonly Part[];
+  readonly reply: readonly Part[];
+}
+
+/** A pointer, a length and a value are one field each; data is as long as the length before it says. */
+type Part = "pointer" | "length" | "value" | "data";
+
+export type MethodName =
+  | "malloc"
+  | "free"
+  | "read"
+  | "write"
+  | "realloc"
+  | "cas"
+  | "add"
+  | "hello";
+
+/** The whole protocol; everything below is derived from this table. */
+export const METHODS: Readonly<Record<MethodName, Layout>> = {
+  malloc: { opcode: 0, request: ["length"], reply: ["pointer"] },
+  free: { opcode: 1, request: ["pointer"], reply: [] },
+  read: { opcode: 2, request: ["pointer", "length"], reply: ["data"] },
+  write: { opcode: 3, request: ["pointer", "length", "data"], reply: [] },
+  // The rest exists as tagged requests only.
+  realloc: { opcode: 4, request: ["pointer", "length"], reply: ["pointer"] },
+  cas: { opcode: 5, request: ["pointer", "value", "value"], reply: ["value"] },
+  add: { opcode: 6, request: ["pointer", "value"], reply: ["value"] },
+  hello: { opcode: 7, request: [], reply: ["value", "pointer", "length", "length", "value"] },
+};
+
+/** The highest opcode that a classic word may carry: those of the paper. */
+const LAST_CLASSIC = METHODS.write.opcode;
+
+/** Bits of the flags byte; all others must be 0. */
+export const Flag = { tagged: 0x01, reply: 0x80 } as const;
+
+/** Word and body length: what every tagged reply begins with. */
+export const REPLY_HEAD = 2 * FIELD;
+
+/** The longest data that one request or reply can carry. */
+export const MAX_CLASSIC_READ = MAX_DATAGRAM;
+export const MAX_TAGGED_READ = MAX_DATAGRAM - REPLY_HEAD;
+export const MAX_WRITE = MAX_DATAGRAM - 3 * FIELD;
+
+/** By opcode: bytes before the data, and where the pointer and the length lie, 0 for nowhere. */
+const OPCODES = Object.keys(METHODS).length;
+const HEAD = new Uint8Array(OPCODES);
+const POINTER_AT = new Uint8Array(OPCODES);
+const LENGTH_AT = new Uint8Array(OPCODES);
+const CARRIES_DATA = new Uint8Array(OPCODES);
+const NAMES: MethodName[] = [];
+
+/** By opcode: bytes that the fields of a reply take; data comes on top. */
+export const REPLY_BODY = new Uint8Array(OPCODES);
+
+for (const [name, { opcode, request, reply }] of Object.entries(METHODS)) {
+  let at = FIELD;
+  for (const part of request) {
+    if (part === "pointer") POINTER_AT[opcode] = at;
+    if (part === "length") LENGTH_AT[opcode] = at;
+    if (part === "data") CARRIES_DATA[opcode] = 1;
+    else at += FIELD;
+  }
+  HEAD[opcode] = at;
+  REPLY_BODY[opcode] = FIELD * reply.filter((part) => part !== "data").length;
+  NAMES[opcode] = name as MethodName;
+}
+if (NAMES.length !== OPCODES || NAMES.includes(undefined as unknown as MethodName)) {
+  throw new Error("Cannot derive the protocol: opcodes must be 0, 1, 2 and so on, one method each");
+}
+
+/** What a method word says about the datagram that it begins. */
+export const Word = { classic: 0, tagged: 1, reply: 2, unknown: 3 } as const;
+export type Word = (typeof Word)[keyof typeof Word];
+
+export function wordAt(bytes: DataView, at: number): Word {
+  const low = bytes.getUint32(at + 4);
+  const flags = low >>> 8 & 0xff;
+  if ((flags & Flag.reply) !== 0) return Word.reply;
+  if ((flags & Flag.tagged) !== 0) return Word.tagged;
+  return low <= LAST_CLASSIC && bytes.getInt32(at) === 0 ? Word.classic : Word.unknown;
+}
+
+/** What `decodeRequest` found. One is used again and again, so that decoding makes no garbage. */
+export class Request {
+  opcode = 0;
+  /** Flags, status and tag as they came; all 0 in a classic request. */
+  flags = 0;
+  status = 0;
+  tag = 0;
+  /** Doubles: from 2^53 on they are rounded, and beyond every bound that they are checked against. */
+  pointer = 0;
+  length = 0;
+  /** Where the parts after the pointer begin: the data of a write, the values of cas and add. */
+  rest = 0;
+  /** Bytes of the whole request, so that the next one of a datagram starts here. */
+  size = 0;
+}
+
+/** `decodeRequest` could not go on: the opcode is not one of METHODS, or the datagram is too short. */
+export const Decoded = { whole: 0, truncated: 1, unknownMethod: 2 } as const;
+export type Decoded = (typeof Decoded)[keyof typeof Decoded];
+
+/**
+ * Decodes the request at `at`, of which `available` bytes have come, at least a method word. The fields
+ * of the word are set whatever the result; the others only if the request is whole.
+ */
+export function decodeRequest(
+  bytes: DataView,
+  at: number,
+  available: number,
+  request: Request,
+): Decoded {
+  const low = bytes.getUint32(at + 4);
+  const opcode = low & 0xff;
+  request.opcode = opcode;
+  request.flags = low >>> 8 & 0xff;
+  request.status = low >>> 16;
+  request.tag = bytes.getInt32(at);
+  if (opcode >= OPCODES) return Decoded.unknownMethod;
+  const head = HEAD[opcode]!;
+  if (available < head) return Decoded.truncated;
+  const pointerAt = POINTER_AT[opcode]!;
+  const lengthAt = LENGTH_AT[opcode]!;
+  request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, at + pointerAt);
+  request.length = lengthAt === 0 ? 0 : fieldAt(bytes, at + lengthAt);
+  request.rest = at + (CARRIES_DATA[opcode] === 0 ? pointerAt + FIELD : head);
+  request.size = head;
+  if (CARRIES_DATA[opcode] !== 0) {
+    if (request.length > available - head) return Decoded.truncated;
+    request.size = head + request.length;
+  }
+  return Decoded.whole;
+}
+
+/**
+ * The twin of `decodeRequest`: writes the request of a client at `at` and returns its length in bytes.
+ * `fields` are those of METHODS in order; `tag` makes it a tagged request. Data lengths are the caller's.
+ */
+export function encodeRequest(
+  bytes: DataView,
+  at: number,
+  method: MethodName,
+  fields: readonly bigint[],
+  { tag, data }: { tag?: number; data?: Uint8Array } = {},
+): number {
+  const { opcode } = METHODS[method];
+  bytes.setUint32(at, tag ?? 0);
+  bytes.setUint32(at + 4, (tag === undefined ? 0 : Flag.tagged << 8) | opcode);
+  fields.forEach((field, i) => bytes.setBigUint64(at + FIELD * (i + 1), field));
+  const head = FIELD * (fields.length + 1);
+  if (data === undefined) return head;
+  new Uint8Array(bytes.buffer, bytes.byteOffset).set(data, at + head);
+  return head + data.length;
+}
+
+/** What `decodeReply` found. */
+export class Reply {
+  opcode = 0;
+  tag = 0;
+  status = 0;
+  body = 0;
+  bodyLength = 0;
+  size = 0;
+}
+
+/**
+ * Writes the head of a tagged reply: the word of the request with the reply flag and a status (0 or an
+ * errno), and the body's length. The body follows at `at + REPLY_HEAD`.
+ */
+export function encodeReplyHead(
+  bytes: DataView,
+  at: number,
+  request: Request,
+  status: number,
+  bodyLength: number,
+): void {
+  bytes.setInt32(at, request.tag);
+  bytes.setInt32(at + 4, status << 16 | (request.flags | Flag.reply) << 8 | request.opcode);
+  bytes.setInt32(at + 8, 0);
+  bytes.setInt32(at + 12, bodyLength);
+}
+
+/** The twin of `encodeReplyHead`: false if what lies between `at` and `end` is no whole tagged reply. */
+export function decodeReply(bytes: DataView, at: number, end: number, reply: Reply): boolean {
+  if (end - at < REPLY_HEAD) return false;
+  const low = bytes.getUint32(at + 4);
+  if ((low >>> 8 & 0xff) !== (Flag.tagged | Flag.reply)) return false;
+  reply.tag = bytes.getUint32(at);
+  reply.status = low >>> 16;
+  reply.opcode = low & 0xff;
+  reply.body = at + REPLY_HEAD;
+  reply.bodyLength = fieldAt(bytes, at + FIELD);
+  reply.size = REPLY_HEAD + reply.bodyLength;
+  return reply.size <= end - at;
+}
+
+/**
+ * A 64-bit field as a double, exact below 2^53. Two halves, because a BigInt is garbage: this takes
+ * 4 ns, `Number(getBigUint64())` takes 36.
+ */
+export function fieldAt(bytes: DataView, at: number): number {
+  return bytes.getUint32(at) * 2 ** 32 + bytes.getUint32(at + 4);
+}
+
+/** The twin of `fieldAt`, for values below 2^53. */
+export function setField(bytes: DataView, at: number, value: number): void {
+  bytes.setUint32(at, value / 2 ** 32);
+  bytes.setUint32(at + 4, value); // modulo 2^32
+}
+
+/** The method that an opcode names, undefined if none. */
+export function methodOf(opcode: number): MethodName | undefined {
+  return NAMES[opcode];
+}
