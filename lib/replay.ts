@@ -17,6 +17,7 @@
 import type { Counters } from "./counters.ts";
 import { Counter } from "./counters.ts";
 import { FIELD, REPLY_HEAD } from "./protocol.ts";
+import { SOURCE_BYTES } from "./source.ts";
 
 /** How long a reply is remembered, at the most. A client must give up, or take a new tag, before. */
 export const LIFETIME_SECONDS = 60;
@@ -24,8 +25,6 @@ export const LIFETIME_SECONDS = 60;
 export const DEFAULT_ENTRIES = 65536;
 export const MAX_ENTRIES = 2 ** 24;
 
-/** A sender as an engine writes it: the bytes of a `sockaddr_in6`, or a `sockaddr_in` and zeros. */
-export const SOURCE_BYTES = 28;
 const SOURCE_WORDS = SOURCE_BYTES / 4;
 /** The longest body that is remembered: one field. */
 export const MAX_REMEMBERED = FIELD;
