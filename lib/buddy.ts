@@ -11,8 +11,8 @@
  *
  * Everything that is known about blocks is two bits for each: `free` and `live`. A block with neither
  * is split, or part of a larger block, or does not exist. The free bits of an order have summary
- * levels above them, one bit for each 32-bit word below that is not zero, up to a single word: the
- * lowest free block is found with one `Math.clz32` a level, at most six.
+ * levels above them, one bit for each 32-bit word below that is not zero, up to a level of a few words:
+ * the lowest free block is found with a look at these and one `Math.clz32` a level, at most five.
  *
  *     level 1   [ 00000000000000000000000000000101 ]              words 0 and 2 hold free blocks
  *     level 0   [ 0...010000 ] [ 0...000000 ] [ 1...000000 ]      blocks 4 and 95 are free
@@ -39,6 +39,9 @@ export const NONE = -1;
 export const MAX_GRAINS = 2 ** 28;
 
 const BITS = 32;
+
+/** A level of no more words than this has no summary: to look at each is as fast. */
+const TOP_WORDS = 8;
 
 function lowestBit(word: number): number {
   return 31 - Math.clz32(word & -word);
@@ -96,7 +99,7 @@ export class Buddy {
         bits = Math.ceil(bits / BITS);
         this.#level[order * this.#maxLevels + levels++] = words;
         words += bits;
-      } while (bits > 1);
+      } while (bits > TOP_WORDS);
       this.#levels[order] = levels;
     }
     this.#free = new Int32Array(words);
@@ -215,8 +218,11 @@ export class Buddy {
   }
 
   #lowestFree(order: number): number {
+    let level = this.#levels[order]! - 1;
+    const top = this.#level[order * this.#maxLevels + level]!;
     let block = 0;
-    for (let level = this.#levels[order]! - 1; level >= 0; level--) {
+    while (this.#free[top + block] === 0) block++;
+    for (; level >= 0; level--) {
       const word = this.#free[this.#level[order * this.#maxLevels + level]! + block]!;
       block = block << 5 | lowestBit(word);
     }

@@ -25,10 +25,15 @@ export const LIFETIME_SECONDS = 60;
 export const DEFAULT_ENTRIES = 65536;
 export const MAX_ENTRIES = 2 ** 24;
 
+/** Of `recall`: there is nothing to give, or it does not fit. */
+export const UNSEEN = 0;
+export const NO_ROOM = -1;
+
 const SOURCE_WORDS = SOURCE_BYTES / 4;
-/** The longest body that is remembered: one field. */
-export const MAX_REMEMBERED = FIELD;
-const REPLY_WORDS = (REPLY_HEAD + MAX_REMEMBERED) / 4;
+/** The longest body that is remembered is one field. */
+const REPLY_WORDS = (REPLY_HEAD + FIELD) / 4;
+/** Where in a reply the lower half of its body's length stands. */
+const BODY_LENGTH = 3;
 const SECOND = SOURCE_WORDS + REPLY_WORDS;
 const ENTRY_WORDS = SECOND + 1;
 const NOWHERE = -1;
@@ -65,17 +70,20 @@ export class ReplayCache {
 
   /**
    * If the request of `source` with the tag at `at` was answered before, writes that reply to `replyAt`
-   * and returns its length in bytes, else 0.
+   * and returns its length in bytes: NO_ROOM, with nothing written, if it is longer than `room`.
+   * Returns UNSEEN if there was no such request.
    */
-  recall(source: number, at: number, replyAt: number): number {
+  recall(source: number, at: number, replyAt: number, room: number): number {
     const entry = this.#find(source, at);
-    if (entry === NOWHERE) return 0;
-    this.#counters[Counter.replays]!++;
+    if (entry === NOWHERE) return UNSEEN;
     const reply = entry * ENTRY_WORDS + SOURCE_WORDS;
-    for (let i = 0; i < REPLY_WORDS; i++) {
+    const length = REPLY_HEAD + this.#words[reply + BODY_LENGTH]!;
+    if (length > room) return NO_ROOM;
+    for (let i = 0; i < length / 4; i++) {
       this.#io.setInt32(replyAt + 4 * i, this.#words[reply + i]!);
     }
-    return REPLY_HEAD + this.#words[reply + 3]!;
+    this.#counters[Counter.replays]!++;
+    return length;
   }
 
   /** Remembers the reply at `replyAt`, REPLY_HEAD bytes and at most 8 more, as given to `source`. */

@@ -22,10 +22,13 @@ import {
   wordAt,
 } from "./protocol.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
-import { DEFAULT_ENTRIES, MAX_REMEMBERED, ReplayCache } from "./replay.ts";
+import { DEFAULT_ENTRIES, NO_ROOM, ReplayCache, UNSEEN } from "./replay.ts";
 
 /** No datagram goes back. A reply of 0 bytes does: it is how a classic read is refused. */
 export const NO_REPLY = -1;
+
+/** Replies that one datagram can carry: at the least, each is a head. */
+const MAX_REPLIES = Math.floor(MAX_DATAGRAM / REPLY_HEAD);
 
 const MALLOC = METHODS.malloc.opcode;
 const FREE = METHODS.free.opcode;
@@ -107,13 +110,14 @@ export class Service {
   /**
    * Answers a datagram of tagged requests, one after the other, with one of as many replies. A reply
    * may take the room that the heads of those after it leave; beyond that it is refused as too long.
+   * Requests after the first MAX_REPLIES cannot even be refused: they are not executed.
    */
   #tagged(at: number, length: number, replyAt: number, source: number): number {
     const end = at + length;
     const limit = replyAt + MAX_DATAGRAM;
     let reply = replyAt;
-    let owed = REPLY_HEAD * this.#countTagged(at, end);
-    while (owed > 0 && reply + REPLY_HEAD <= limit) {
+    let owed = REPLY_HEAD * Math.min(this.#countTagged(at, end), MAX_REPLIES);
+    while (owed > 0) {
       owed -= REPLY_HEAD;
       reply += this.#answer(at, end - at, reply, limit - reply - owed, source);
       at += this.#request.size;
@@ -138,9 +142,10 @@ export class Service {
     const request = this.#request;
     let refusal = this.#check(decodeRequest(this.#io, at, available, request));
     const once = refusal === Refusal.none && request.opcode !== READ && request.opcode !== HELLO;
-    if (once && room >= REPLY_HEAD + MAX_REMEMBERED) {
-      const recalled = this.#replay.recall(source, at, replyAt);
-      if (recalled !== 0) return recalled;
+    if (once) {
+      const recalled = this.#replay.recall(source, at, replyAt, room);
+      if (recalled === NO_ROOM) refusal = this.#refuse(Refusal.tooLong);
+      else if (recalled !== UNSEEN) return recalled;
     }
     this.#bodyLength = 0;
     if (refusal === Refusal.none) {

@@ -1,0 +1,110 @@
+/** mallocd-client: a command line in, one call of the daemon, its result out. */
+
+import {
+  CLIENT,
+  CLIENT_FLAGS,
+  type CommandName,
+  COMMANDS,
+  PING_FLAGS,
+} from "./lib/cli/client_flags.ts";
+import { checkWords, type Context, prepare, type Terminal } from "./lib/cli/commands.ts";
+import { commandHelp, parseCommandLine, programHelp, UsageError } from "./lib/flags.ts";
+import { Remote, RemoteError } from "./lib/remote.ts";
+import { parseServer } from "./lib/transport.ts";
+import { VERSION } from "./lib/version.ts";
+
+const interrupted = new AbortController();
+
+const terminal: Terminal = {
+  write(data) {
+    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+    for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  },
+  say: (line) => console.error(line),
+  progress(line) {
+    if (!Deno.stderr.isTerminal()) return;
+    Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${line}`));
+  },
+  isTerminal: Deno.stdout.isTerminal(),
+  input: Deno.stdin.readable,
+  signal: interrupted.signal,
+};
+
+async function main(args: readonly string[]): Promise<number> {
+  const flags = { ...CLIENT_FLAGS, ...PING_FLAGS };
+  const { values, words: [command, ...words] } = parseCommandLine(
+    CLIENT,
+    flags,
+    args,
+    (name) => Deno.env.get(name),
+  );
+  if (values.version) {
+    terminal.write(`mallocd-client ${VERSION}\n`);
+    return 0;
+  }
+  if (command === undefined) {
+    if (!values.help) throw new UsageError("no command", "mallocd-client --help lists them");
+    terminal.write(programHelp(CLIENT));
+    return 0;
+  }
+  if (!isCommand(command)) {
+    throw new UsageError(
+      `unknown command ${JSON.stringify(command)}`,
+      "mallocd-client --help lists them",
+    );
+  }
+  if (values.help) {
+    terminal.write(commandHelp(CLIENT, command, COMMANDS[command]));
+    return 0;
+  }
+  if (command === "shell") checkWords(command, words);
+  const run = command === "shell" ? await loadShell() : prepare(command, words);
+  const { server, timeout, classic, verbose, hex } = values;
+  if (parseServer(server) === undefined) {
+    throw new UsageError(
+      `--server cannot be ${JSON.stringify(server)}`,
+      "use HOST:PORT, as 127.0.0.1:8081 or [::1]:8081",
+    );
+  }
+  await using remote = await Remote.connect({
+    server,
+    timeout,
+    protocol: classic ? "classic" : "auto",
+  });
+  if (verbose) {
+    const why = classic
+      ? "as asked"
+      : remote.hello
+      ? "hello was answered"
+      : "hello was not answered";
+    terminal.say(`mallocd-client: ${server} speaks the ${remote.protocol} protocol (${why})`);
+  }
+  const context: Context = { remote, terminal, hex, ping: values };
+  return await run(context) ? 0 : 1;
+}
+
+/** The line editor is loaded only where it is wanted: the start-up of the others does not pay for it. */
+async function loadShell() {
+  const { shell } = await import("./lib/cli/shell.ts");
+  return shell;
+}
+
+function isCommand(word: string): word is CommandName {
+  return Object.hasOwn(COMMANDS, word);
+}
+
+/** What goes wrong is one line on stderr; only what is a defect of this program shows a stack. */
+function report(error: unknown): number {
+  if (error instanceof UsageError) {
+    terminal.say(`mallocd-client: ${error.message}\nTry: ${error.hint}`);
+    return 2;
+  }
+  if (error instanceof RemoteError) terminal.say(`mallocd-client: ${error.message}`);
+  else if (error instanceof Deno.errors.BrokenPipe) return 1;
+  else if (error instanceof Error && "code" in error) {
+    terminal.say(`mallocd-client: ${error.message}`);
+  } else throw error;
+  return 1;
+}
+
+Deno.exit(await main(Deno.args).catch(report));

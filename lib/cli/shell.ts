@@ -1,0 +1,132 @@
+/**
+ * A place to look around: the commands of mallocd-client at a prompt, with history and variables. The
+ * line editor is that of node:readline, which is loaded for this command only.
+ */
+
+import { createInterface } from "node:readline";
+import process from "node:process";
+import { type CommandName, COMMANDS } from "./client_flags.ts";
+import { type Context, prepare, type Terminal } from "./commands.ts";
+import { UsageError } from "../flags.ts";
+import { RemoteError } from "../remote.ts";
+
+type ShellCommand = Exclude<CommandName, "shell">;
+const NAMES = (Object.keys(COMMANDS) as CommandName[]).filter(isCommand);
+
+/** Commands of the shell itself. */
+const OWN = ["help", "vars", "exit"] as const;
+
+/**
+ * The words of a line: blanks separate, quotes of either kind keep them, $NAME stands for a variable,
+ * but not between single quotes. Throws UsageError for an open quote or a variable that is not set.
+ */
+export function splitLine(line: string, variables: ReadonlyMap<string, string>): string[] {
+  const words: string[] = [];
+  let word: string | undefined;
+  for (
+    const [part, double, single, name, open] of line.matchAll(
+      /"((?:[^"\\]|\\.)*)"|'([^']*)'|\$(\w+)|(["'])|\s+|[^\s"'$]+|\$/g,
+    )
+  ) {
+    if (open !== undefined) throw new UsageError(`no closing ${open}`, "close the quote");
+    if (/^\s/.test(part)) {
+      if (word !== undefined) words.push(word);
+      word = undefined;
+    } else if (double !== undefined) {
+      const unescaped = double.replace(/\\(["\\$])/g, "\0$1");
+      word = (word ?? "") + expand(unescaped, variables).replaceAll("\0", "");
+    } else word = (word ?? "") + (single ?? (name === undefined ? part : expand(part, variables)));
+  }
+  if (word !== undefined) words.push(word);
+  return words;
+}
+
+function expand(text: string, variables: ReadonlyMap<string, string>): string {
+  return text.replace(/(?<!\0)\$(\w+)/g, (_, name: string) => {
+    const value = variables.get(name);
+    if (value === undefined) throw new UsageError(`$${name} is not set`, `${name} = malloc 64`);
+    return value;
+  });
+}
+
+/** Reads and runs lines until the end of input or `exit`. */
+export async function shell(context: Context): Promise<boolean> {
+  const { terminal, remote } = context;
+  const variables = new Map<string, string>();
+  const lines = createInterface({
+    input: process.stdin,
+    output: process.stdout,
+    terminal: terminal.isTerminal && Deno.stdin.isTerminal(),
+    prompt: terminal.isTerminal ? `${remote.server}> ` : "",
+    completer: (line: string) => [complete(line), line.split(/\s+/).at(-1) ?? ""],
+  });
+  let failed = false;
+  lines.prompt();
+  for await (const line of lines) {
+    if (line.trim() === "exit") break;
+    try {
+      await runLine(line, context, variables);
+    } catch (error) {
+      failed = true;
+      if (error instanceof UsageError) terminal.say(`${error.message}\nTry: ${error.hint}`);
+      else if (error instanceof RemoteError) terminal.say(error.message);
+      else throw error;
+    }
+    lines.prompt();
+  }
+  lines.close();
+  // A script that is piped in wants to know; a person has seen it.
+  return !failed || terminal.isTerminal;
+}
+
+function complete(line: string): string[] {
+  const word = line.split(/\s+/).at(-1) ?? "";
+  return [...NAMES, ...OWN].filter((name) => name.startsWith(word));
+}
+
+async function runLine(line: string, context: Context, variables: Map<string, string>) {
+  if (/^\s*(#|$)/.test(line)) return;
+  const assignment = /^\s*([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line);
+  const [command, ...words] = splitLine(assignment?.[2] ?? line, variables);
+  if (assignment !== null) {
+    const output: string[] = [];
+    const write = (data: Uint8Array | string) => {
+      output.push(typeof data === "string" ? data : new TextDecoder().decode(data));
+    };
+    // A bare number or text may be kept, too.
+    if (isCommand(command)) {
+      const terminal: Terminal = { ...context.terminal, write, isTerminal: false };
+      await run(command, words, { ...context, terminal });
+    } else output.push([command, ...words].join(" "));
+    const value = output.join("").trimEnd();
+    variables.set(assignment[1]!, value);
+    context.terminal.say(`${assignment[1]} = ${value}`);
+  } else if (command === "help") {
+    for (const name of NAMES) {
+      context.terminal.say(
+        `  ${`${name} ${COMMANDS[name].words}`.padEnd(24)}  ${COMMANDS[name].help}`,
+      );
+    }
+    context.terminal.say(
+      "  NAME = COMMAND            keep what a command prints; $NAME gives it back",
+    );
+    context.terminal.say("  vars, help, exit");
+  } else if (command === "vars") {
+    for (const [name, value] of variables) context.terminal.say(`${name} = ${value}`);
+  } else if (isCommand(command)) {
+    await run(command, words, context);
+  } else {
+    throw new UsageError(`unknown command ${JSON.stringify(command)}`, "help lists the commands");
+  }
+}
+
+async function run(command: ShellCommand, words: readonly string[], context: Context) {
+  if (command === "write" && words.length === 2) {
+    throw new UsageError("write: DATA is missing", 'write $p - "hello"');
+  }
+  await prepare(command, words)(context);
+}
+
+function isCommand(word: string | undefined): word is ShellCommand {
+  return word !== undefined && word !== "shell" && Object.hasOwn(COMMANDS, word);
+}

@@ -1,0 +1,178 @@
+/**
+ * What the syscall engine uses of Linux: functions of libc, constants, and structs, for the two
+ * architectures that Deno runs on there. Both have 64-bit pointers, the same layouts and the same
+ * numbers (asm-generic), and are little-endian.
+ */
+
+/** A libc that cannot be had here, for a reason that the message gives. */
+export class Unavailable extends Error {
+  override readonly name = "Unavailable";
+}
+
+/** Where distributions keep glibc: Debian and Ubuntu; Fedora, RHEL and SUSE; Arch. */
+export const LIBC_PATHS: readonly string[] = [
+  `/lib/${Deno.build.arch}-linux-gnu/libc.so.6`,
+  "/lib64/libc.so.6",
+  "/usr/lib/libc.so.6",
+];
+
+/** A struct of C: its size, and the offset of each of its fields. */
+type Struct<Field extends string> = Readonly<Record<Field | "size", number>>;
+
+/** Lays out fields of the given sizes, each aligned to its own size, as C does. */
+function struct<Field extends string>(
+  size: number,
+  fields: Readonly<Record<Field, number>>,
+): Struct<Field> {
+  const align = (at: number, bytes: number) => Math.ceil(at / bytes) * bytes;
+  const sizes: [string, number][] = Object.entries(fields);
+  let end = 0;
+  const offsets = sizes.map(([name, bytes]) => {
+    const at = align(end, bytes);
+    end = at + bytes;
+    return [name, at];
+  });
+  end = align(end, Math.max(...Object.values<number>(fields)));
+  if (end !== size) throw new Error(`Cannot lay out a struct of ${size} bytes: it takes ${end}`);
+  return Object.fromEntries([...offsets, ["size", size]]);
+}
+
+/*
+ *     0               8               16              24
+ *     +-------+-------+-------+-------+-------+-------+-------+-------+
+ *     |     name      |nameLen|       |    iovecs     |   iovecCount  |
+ *     +-------+-------+-------+-------+-------+-------+-------+-------+
+ *     |    control    | controlLength | flags |       |length |       |
+ *     +-------+-------+-------+-------+-------+-------+-------+-------+
+ *     32              40              48              56
+ */
+const MSGHDR_FIELDS = {
+  name: 8,
+  nameLength: 4,
+  iovecs: 8,
+  iovecCount: 8,
+  control: 8,
+  controlLength: 8,
+  flags: 4,
+  padding: 4,
+};
+export const MSGHDR = struct(56, MSGHDR_FIELDS);
+/** A msghdr and the length of what was received or sent. */
+export const MMSGHDR = struct(64, { ...MSGHDR_FIELDS, length: 4 });
+export const IOVEC = struct(16, { base: 8, length: 8 });
+/** Before the data of a control message; `length` counts both. */
+export const CMSGHDR = struct(16, { length: 8, level: 4, type: 4 });
+export const TIMEVAL = struct(16, { seconds: 8, microseconds: 8 });
+
+/** What a control message with so much data takes, CMSG_SPACE of cmsg(3). */
+export function controlSpace(data: number): number {
+  return CMSGHDR.size + Math.ceil(data / 8) * 8;
+}
+
+/** <bits/socket.h>, <asm-generic/socket.h>, <linux/udp.h> */
+export const SOCK_DGRAM = 2;
+export const SOCK_CLOEXEC = 0o2000000;
+export const SHUT_RD = 0;
+export const SOL_SOCKET = 1;
+export const SO_RCVBUF = 8;
+export const SO_SNDTIMEO = 21;
+export const SO_RCVBUFFORCE = 33;
+export const SO_RXQ_OVFL = 40;
+export const SOL_UDP = 17;
+export const UDP_SEGMENT = 103;
+export const UDP_GRO = 104;
+export const MSG_DONTWAIT = 0x40;
+export const MSG_WAITFORONE = 0x10000;
+
+/** <asm-generic/errno-base.h>, <asm-generic/errno.h> */
+export const Errno = {
+  EINTR: 4,
+  EIO: 5,
+  EAGAIN: 11,
+  EACCES: 13,
+  EINVAL: 22,
+  EMSGSIZE: 90,
+  EADDRINUSE: 98,
+  EADDRNOTAVAIL: 99,
+  ECONNREFUSED: 111,
+} as const;
+
+/**
+ * Memory is named in two ways: by a buffer, which is convenient, and by an address, which is what the hot
+ * path uses. Addresses are BigInts that are made once: a BigInt passed on costs nothing, but a number in
+ * its place would deoptimise the caller, and a new BigInt would be garbage.
+ */
+const SYMBOLS = {
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  recvmmsg: { parameters: ["i32", "usize", "u32", "i32", "usize"], result: "i32" },
+  sendmmsg: { parameters: ["i32", "usize", "u32", "i32"], result: "i32" },
+  errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
+  // Deno.UnsafePointer needs permission for all libraries; this needs it for libc only.
+  addressOf: { name: "memmove", parameters: ["buffer", "buffer", "usize"], result: "usize" },
+  copy: { name: "memmove", parameters: ["usize", "usize", "usize"], result: "void" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+export type Symbols = Deno.StaticForeignLibraryInterface<typeof SYMBOLS>;
+
+const ERRNO_BYTES = 4n;
+
+/** libc, as one thread sees it. */
+export class Libc {
+  readonly symbols: Symbols;
+  readonly #library: Deno.DynamicLibrary<typeof SYMBOLS>;
+  /** Over an ArrayBuffer of its own, which stays where it is: a short array alone may be moved. */
+  readonly #errno = new Int32Array(new ArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  readonly #errnoAddress: bigint;
+  readonly #errnoLocation: bigint;
+
+  /**
+   * Opens libc where there is one that the permissions admit, without ever asking for more of them.
+   * Throws Unavailable if there is none.
+   */
+  constructor() {
+    this.#library = open();
+    this.symbols = this.#library.symbols;
+    this.#errnoAddress = this.addressOf(this.#errno);
+    this.#errnoLocation = this.symbols.errnoLocation();
+  }
+
+  /** Of the call that failed last in this thread. */
+  errno(): number {
+    this.symbols.copy(this.#errnoAddress, this.#errnoLocation, ERRNO_BYTES);
+    return this.#errno[0]!;
+  }
+
+  /** Where the buffer begins. The caller keeps the buffer alive for as long as the address is used. */
+  addressOf(buffer: BufferSource): bigint {
+    return this.symbols.addressOf(buffer, buffer, 0n);
+  }
+
+  close(): void {
+    this.#library.close();
+  }
+}
+
+function open(): Deno.DynamicLibrary<typeof SYMBOLS> {
+  if (Deno.build.os !== "linux") throw new Unavailable("it needs Linux");
+  const granted = LIBC_PATHS.filter((path) =>
+    Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
+  );
+  for (const path of granted) {
+    try {
+      return Deno.dlopen(path, SYMBOLS);
+    } catch {
+      // Another distribution's path.
+    }
+  }
+  throw new Unavailable(
+    granted.length === 0
+      ? `it needs permission to call libc (--allow-ffi=${LIBC_PATHS[0]})`
+      : `there is no libc at ${granted.join(" or ")}`,
+  );
+}

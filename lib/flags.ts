@@ -1,0 +1,273 @@
+/**
+ * Command lines: a table of flags in, values out, and the help text, the manual pages and the completions
+ * from the same table. The tables are in daemon_flags.ts and client_flags.ts.
+ */
+
+import { parseArgs } from "@std/cli";
+
+/** Something on the command line cannot be understood; `hint` says what to do instead. Exit code 2. */
+export class UsageError extends Error {
+  override readonly name = "UsageError";
+  constructor(message: string, readonly hint: string) {
+    super(message);
+  }
+}
+
+/** One flag. Without a placeholder it is a switch. */
+export interface Flag<T> {
+  readonly placeholder?: string;
+  /** The default as a person would type it, and as the help shows it. */
+  readonly default?: string;
+  /** What it does: a phrase for one line of the help. */
+  readonly help: string;
+  /** Words that complete the flag, if there are only so many. */
+  readonly choices?: readonly string[];
+  /** Throws a string, what the value must be, if the text is no such value. */
+  readonly parse: (text: string) => T;
+}
+
+export type Flags = Readonly<Record<string, Flag<unknown>>>;
+
+/** The values of a table of flags; undefined for a flag that was not given and has no default. */
+export type Values<F extends Flags> = {
+  readonly [Name in keyof F]: F[Name] extends Flag<infer T> ? T : never;
+};
+
+export interface Command {
+  /** Its words as the help shows them: `PTR LEN`. */
+  readonly words: string;
+  readonly help: string;
+  /** More than one line has room for, for its own help and the manual. */
+  readonly details?: string;
+  readonly example: string;
+  readonly flags?: Flags;
+}
+
+export interface Program {
+  readonly name: string;
+  readonly summary: string;
+  /** What it is, in a few sentences, for the manual page. */
+  readonly description: string;
+  readonly flags: Flags;
+  readonly commands?: Readonly<Record<string, Command>>;
+  readonly examples: readonly string[];
+}
+
+export function on(help: string): Flag<boolean> {
+  return { help, parse: parseSwitch };
+}
+
+export function text(
+  placeholder: string,
+  standard: string,
+  help: string,
+  choices?: readonly string[],
+): Flag<string> {
+  const parse = (value: string) => {
+    if (choices?.includes(value) === false) throw `one of ${choices.join(", ")}`;
+    return value;
+  };
+  return { placeholder, default: standard, help, parse, ...(choices && { choices }) };
+}
+
+/** A whole number from `min` to `max`. */
+export function count(
+  placeholder: string,
+  standard: number,
+  [min, max]: [min: number, max: number],
+  help: string,
+): Flag<number> {
+  const parse = (value: string) => {
+    const number = Number(value);
+    if (!/^\d+$/.test(value) || number < min || number > max) {
+      throw `a whole number from ${min} to ${max}`;
+    }
+    return number;
+  };
+  return { placeholder, default: String(standard), help, parse };
+}
+
+/** A size in bytes, from `min` to `max`, in steps of `step`. */
+export function size(
+  placeholder: string,
+  standard: string,
+  [min, max, step]: [min: number, max: number, step: number],
+  help: string,
+): Flag<number> {
+  const parse = (value: string) => {
+    const bytes = parseSize(value);
+    if (bytes === undefined) throw "bytes, or a number with KiB, MiB or GiB";
+    if (bytes < min || bytes > max || bytes % step !== 0) {
+      throw `${formatSize(min)} to ${formatSize(max)}, a multiple of ${step} bytes`;
+    }
+    return bytes;
+  };
+  return { placeholder, default: standard, help, parse };
+}
+
+/** A duration in milliseconds, from above 0 to `max`. */
+export function duration(
+  placeholder: string,
+  standard: string,
+  max: number,
+  help: string,
+): Flag<number> {
+  const parse = (value: string) => {
+    const ms = parseDuration(value);
+    if (ms === undefined || ms <= 0 || ms > max) {
+      throw `a time as 500ms or 2s, ${max / 1000}s at most`;
+    }
+    return ms;
+  };
+  return { placeholder, default: standard, help, parse };
+}
+
+const UNITS: Readonly<Record<string, number>> = { "": 1, B: 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
+
+/** Bytes of `64MiB`, `1.5GiB`, `4096`; undefined if it is none, or not a whole number of bytes. */
+export function parseSize(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)(?:([KMG])(?:iB)?|B)?$/i.exec(text);
+  if (match === null) return undefined;
+  const bytes = Number(match[1]) * UNITS[(match[2] ?? "").toUpperCase()]!;
+  return Number.isSafeInteger(bytes) ? bytes : undefined;
+}
+
+/** The twin of `parseSize`: the largest unit that needs at most two decimals, else bytes. */
+export function formatSize(bytes: number): string {
+  for (const [unit, factor] of [["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]] as const) {
+    const number = bytes / factor;
+    if (number >= 1 && number * 100 % 1 === 0) return `${number}${unit}`;
+  }
+  return `${bytes}`;
+}
+
+/** Milliseconds of `1s`, `1.5s`, `250ms`; a bare number is seconds, as sleep(1) has it. */
+export function parseDuration(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)(ms|s)?$/.exec(text);
+  if (match === null) return undefined;
+  return Number(match[1]) * (match[2] === "ms" ? 1 : 1000);
+}
+
+function parseSwitch(value: string): boolean {
+  if (/^(1|true|yes|on)$/i.test(value)) return true;
+  if (/^(0|false|no|off)?$/i.test(value)) return false;
+  throw "1 or 0";
+}
+
+export const HELP_FLAGS = {
+  help: on("print this help and exit"),
+  version: on("print the version and exit"),
+} as const satisfies Flags;
+
+/** The environment variable that stands in for a flag: MALLOCD_REPLAY_CACHE for --replay-cache. */
+export function variableOf(flag: string): string {
+  return `MALLOCD_${flag.toUpperCase().replaceAll("-", "_")}`;
+}
+
+/**
+ * Splits a command line into flags and other words; after `--` everything is a word, and so is `-1`.
+ * A flag beats its variable, which beats its default. Throws UsageError.
+ */
+export function parseCommandLine<F extends Flags>(
+  program: Program,
+  flags: F,
+  args: readonly string[],
+  variable: (name: string) => string | undefined,
+): { values: Values<F>; words: string[] } {
+  const seeHelp = `${program.name} --help lists the options`;
+  const names = Object.keys(flags);
+  const given = parseArgs(args.map(hideNumber), {
+    string: ["_", ...names.filter((name) => flags[name]!.placeholder !== undefined)],
+    boolean: names.filter((name) => flags[name]!.placeholder === undefined),
+    alias: { h: "help", V: "version" },
+    "--": true,
+    unknown: (word, flag) => {
+      if (flag === undefined) return true;
+      throw new UsageError(`unknown option ${word.split("=")[0]}`, seeHelp);
+    },
+  });
+  const values: Record<string, unknown> = {};
+  for (const name of names) {
+    const flag = flags[name]!;
+    const value = given[name];
+    if (value === "" || Array.isArray(value)) {
+      throw new UsageError(`--${name} needs one value`, `--${name} ${flag.placeholder}`);
+    }
+    const fromVariable = value === undefined || value === false
+      ? variable(variableOf(name))
+      : undefined;
+    if (value === true) values[name] = true;
+    else if (typeof value === "string") values[name] = parseValue(`--${name}`, flag, value);
+    else if (fromVariable !== undefined && fromVariable !== "") {
+      values[name] = parseValue(variableOf(name), flag, fromVariable);
+    } else if (flag.placeholder === undefined) values[name] = false;
+    else if (flag.default !== undefined) values[name] = flag.parse(flag.default);
+  }
+  const words = [...given._, ...given["--"] ?? []].map(showNumber);
+  return { values: values as Values<F>, words };
+}
+
+/** To the parser a word like -1 is a flag; the client has numbers below zero. */
+const HIDDEN = "\0";
+const hideNumber = (word: string) => /^-\d/.test(word) ? HIDDEN + word : word;
+const showNumber = (word: string) => word.startsWith(HIDDEN) ? word.slice(1) : word;
+
+function parseValue(name: string, flag: Flag<unknown>, value: string): unknown {
+  try {
+    return flag.parse(showNumber(value));
+  } catch (expected) {
+    if (typeof expected !== "string") throw expected;
+    throw new UsageError(
+      `${name} cannot be ${JSON.stringify(showNumber(value))}`,
+      `use ${expected}`,
+    );
+  }
+}
+
+/** The rows of a help text: two columns, the second aligned. */
+function table(rows: readonly (readonly [string, string])[]): string {
+  const width = Math.max(...rows.map(([left]) => left.length));
+  return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}\n`).join("");
+}
+
+export function flagUsage(name: string, flag: Flag<unknown>): string {
+  return flag.placeholder === undefined ? `--${name}` : `--${name} ${flag.placeholder}`;
+}
+
+function flagTable(flags: Flags): string {
+  return table(
+    Object.entries(flags).map(([name, flag]) => {
+      const standard = flag.default === undefined ? "" : ` (default ${flag.default})`;
+      return [flagUsage(name, flag), flag.help + standard] as const;
+    }),
+  );
+}
+
+export function programHelp(program: Program): string {
+  const { name, summary, flags, commands, examples } = program;
+  const lines = [`${name}: ${summary}\n`];
+  lines.push(`\nUsage: ${name} [OPTIONS]${commands === undefined ? "" : " COMMAND [WORDS]"}\n`);
+  if (commands !== undefined) {
+    const rows = Object.entries(commands).map(([command, { words, help }]) =>
+      [`${command} ${words}`.trim(), help] as const
+    );
+    lines.push(`\nCommands (${name} COMMAND --help tells more):\n`, table(rows));
+  }
+  lines.push("\nOptions:\n", flagTable(flags));
+  lines.push("\nEvery option but these two can also be set by a variable: ");
+  lines.push(`--${Object.keys(flags)[0]} is ${variableOf(Object.keys(flags)[0]!)}, and so on.\n`);
+  lines.push("\nExamples:\n", ...examples.map((example) => `  $ ${example}\n`));
+  return lines.join("");
+}
+
+export function commandHelp(program: Program, name: string, command: Command): string {
+  const lines = [
+    `${program.name} ${name}: ${command.help}\n`,
+    `\nUsage: ${program.name} [OPTIONS] ${name} ${command.words}`.trimEnd() + "\n",
+  ];
+  if (command.details !== undefined) lines.push(`\n${command.details}\n`);
+  if (command.flags !== undefined) lines.push("\nOptions:\n", flagTable(command.flags));
+  lines.push(`\nGeneral options:\n`, flagTable(program.flags));
+  lines.push("\nExample:\n", `  $ ${command.example}\n`);
+  return lines.join("");
+}

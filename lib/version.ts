@@ -1,0 +1,4 @@
+/** The version has one home, deno.json. */
+import config from "../deno.json" with { type: "json" };
+
+export const VERSION = config.version;

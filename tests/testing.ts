@@ -1,0 +1,109 @@
+/** What the unit tests share: a seeded generator, and the service in a box, hex in and hex out. */
+
+import { Heap, MIN_HEAP } from "../lib/heap.ts";
+import { MAX_DATAGRAM } from "../lib/protocol.ts";
+import { NO_REPLY, Service } from "../lib/service.ts";
+import { SOURCE_BYTES, writeSource } from "../lib/source.ts";
+
+/** Numbers that look random and are the same for the same seed: xorshift (Marsaglia, 2003). */
+export class Random {
+  #state: number;
+
+  constructor(readonly seed: number) {
+    this.#state = Math.imul(seed, 0x9e3779b1) || 1;
+  }
+
+  /** 32 bits, unsigned. */
+  word(): number {
+    this.#state ^= this.#state << 13;
+    this.#state ^= this.#state >>> 17;
+    this.#state ^= this.#state << 5;
+    return this.#state >>> 0;
+  }
+
+  /** An integer from 0 to `bound - 1`; the bound is at most 2^32. */
+  below(bound: number): number {
+    return Math.floor(this.word() / 2 ** 32 * bound);
+  }
+
+  chance(probability: number): boolean {
+    return this.word() < probability * 2 ** 32;
+  }
+
+  pick<T>(items: readonly T[]): T {
+    return items[this.below(items.length)]!;
+  }
+
+  bytes(length: number): Uint8Array<ArrayBuffer> {
+    return Uint8Array.from({ length }, () => this.word() >>> 24);
+  }
+}
+
+/** One or more 64-bit fields in hex. */
+export function fields(...values: (number | bigint)[]): string {
+  return values.map((value) => BigInt.asUintN(64, BigInt(value)).toString(16).padStart(16, "0"))
+    .join("");
+}
+
+/** The word of a tagged request, or with a status and the reply flag 0x80 that of its reply, in hex. */
+export function word(tag: number, opcode: number, { status = 0, flags = 0x01 } = {}): string {
+  return fields(
+    BigInt(tag) << 32n | BigInt(status) << 16n | BigInt(flags) << 8n | BigInt(opcode),
+  );
+}
+
+/** The head of a tagged reply, in hex: its word and the length of its body. */
+export function head(tag: number, opcode: number, status: number, bodyLength: number): string {
+  return word(tag, opcode, { status, flags: 0x81 }) + fields(bodyLength);
+}
+
+const REQUEST = 0;
+const REPLY = 64 * 1024;
+const SOURCE = 128 * 1024;
+const IO_PAGES = 3;
+
+/** What the box finds after a reply, where the service must not have written. */
+const UNTOUCHED = 0xa5;
+
+export interface BoxOptions {
+  size?: number;
+  strict?: boolean;
+  replayEntries?: number;
+}
+
+/** A service with a heap of its own; requests and replies are hex. */
+export class Box {
+  readonly io = new WebAssembly.Memory({ initial: IO_PAGES, maximum: IO_PAGES });
+  readonly clock = new Int32Array(1);
+  readonly heap: Heap;
+  readonly service: Service;
+  readonly #bytes = new Uint8Array(this.io.buffer);
+
+  constructor({ size = MIN_HEAP, strict = false, replayEntries = 64 }: BoxOptions = {}) {
+    const { io, clock } = this;
+    this.heap = new Heap({ size, io, strict });
+    this.service = new Service({ heap: this.heap, io, clock, replayEntries });
+    this.from("127.0.0.1", 40000);
+  }
+
+  /** Makes all requests from now on come from this sender. */
+  from(hostname: string, port: number): void {
+    writeSource(new DataView(this.io.buffer, SOURCE, SOURCE_BYTES), 0, hostname, port);
+  }
+
+  /** Sends a datagram; the result is the reply, of which "" is an empty datagram, undefined none. */
+  ask(hex: string): string | undefined {
+    return this.askBytes(Uint8Array.fromHex(hex))?.toHex();
+  }
+
+  /** Like `ask`; the reply is a view that the next request overwrites. */
+  askBytes(request: Uint8Array): Uint8Array | undefined {
+    this.#bytes.set(request, REQUEST);
+    this.#bytes.fill(UNTOUCHED, REPLY + MAX_DATAGRAM, SOURCE);
+    const length = this.service.serve(REQUEST, request.length, REPLY, SOURCE);
+    if (this.#bytes.subarray(REPLY + MAX_DATAGRAM, SOURCE).some((byte) => byte !== UNTOUCHED)) {
+      throw new Error("The service wrote more than MAX_DATAGRAM bytes to the reply");
+    }
+    return length === NO_REPLY ? undefined : this.#bytes.subarray(REPLY, REPLY + length);
+  }
+}
