@@ -230,6 +230,11 @@ function table(rows: readonly (readonly [string, string])[]): string {
   return rows.map(([left, right]) => `  ${left.padEnd(width)}  ${right}\n`).join("");
 }
 
+/** Breaks text at blanks into lines of at most 80 characters. */
+function wrap(text: string): string {
+  return text.replace(/(?![^\n]{1,80}$)([^\n]{1,80}) /g, "$1\n");
+}
+
 export function flagUsage(name: string, flag: Flag<unknown>): string {
   return flag.placeholder === undefined ? `--${name}` : `--${name} ${flag.placeholder}`;
 }
@@ -265,7 +270,7 @@ export function commandHelp(program: Program, name: string, command: Command): s
     `${program.name} ${name}: ${command.help}\n`,
     `\nUsage: ${program.name} [OPTIONS] ${name} ${command.words}`.trimEnd() + "\n",
   ];
-  if (command.details !== undefined) lines.push(`\n${command.details}\n`);
+  if (command.details !== undefined) lines.push(`\n${wrap(command.details)}\n`);
   if (command.flags !== undefined) lines.push("\nOptions:\n", flagTable(command.flags));
   lines.push(`\nGeneral options:\n`, flagTable(program.flags));
   lines.push("\nExample:\n", `  $ ${command.example}\n`);

@@ -21,7 +21,7 @@ export const CLIENT_FLAGS = {
     "how long to wait for a reply",
   ),
   hex: on("print pointers in hexadecimal"),
-  classic: on("speak the classic protocol, which never says whether free and write were done"),
+  classic: on("speak the classic protocol, in which free and write go unanswered"),
   verbose: on("say on stderr which protocol is spoken"),
   ...HELP_FLAGS,
 } as const;
@@ -70,7 +70,7 @@ export const COMMANDS = {
     help: "write LEN bytes of DATA, or of standard input, at PTR",
     details:
       "Several words are joined by blanks; what begins with a dash goes after --. LEN - means as " +
-      "long as the data is;\notherwise data must have that length. What is longer than a datagram is " +
+      "long as the data is; otherwise data must have that length. What is longer than a datagram is " +
       "written in pieces, so not atomically.",
     example: "mallocd-client write 842350460928 5 hello",
   },
@@ -89,8 +89,9 @@ export const COMMANDS = {
   },
   add: {
     words: "PTR DELTA",
-    help: "add DELTA, which may be negative, to the 8 bytes at PTR and print the old value",
-    details: "The value is big-endian, PTR a multiple of 8; the sum is taken modulo 2^64.",
+    help: "add DELTA to the 8 bytes at PTR and print the old value",
+    details:
+      "The value is big-endian, PTR a multiple of 8. DELTA may be negative; the sum is taken modulo 2^64.",
     example: "mallocd-client add 842350460928 -1",
   },
   ping: {
@@ -118,7 +119,7 @@ export const COMMANDS = {
     help: "look around with a line editor and variables: p = malloc 64",
     details:
       "Every command works without the program's name; NAME = COMMAND keeps what it prints, $NAME " +
-      "gives it back.\nQuotes keep blanks. vars lists the variables, help the commands; exit or " +
+      "gives it back. Quotes keep blanks. vars lists the variables, help the commands; exit or " +
       "Ctrl-D leaves.",
     example: "mallocd-client shell",
   },
