@@ -67,6 +67,9 @@ const LAST_CLASSIC = METHODS.write.opcode;
 /** Bits of the flags byte; all others must be 0. */
 export const Flag = { tagged: 0x01, reply: 0x80 } as const;
 
+/** What a tagged reply has, beside flags that a malformed request may have brought. */
+const ANSWERED = Flag.tagged | Flag.reply;
+
 /** Word and body length: what every tagged reply begins with. */
 export const REPLY_HEAD = 2 * FIELD;
 
@@ -218,7 +221,7 @@ export function encodeReplyHead(
 export function decodeReply(bytes: DataView, at: number, end: number, reply: Reply): boolean {
   if (end - at < REPLY_HEAD) return false;
   const low = bytes.getUint32(at + 4);
-  if ((low >>> 8 & 0xff) !== (Flag.tagged | Flag.reply)) return false;
+  if ((low >>> 8 & ANSWERED) !== ANSWERED) return false;
   reply.tag = bytes.getUint32(at);
   reply.status = low >>> 16;
   reply.opcode = low & 0xff;

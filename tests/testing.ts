@@ -91,6 +91,11 @@ export class Box {
     writeSource(new DataView(this.io.buffer, SOURCE, SOURCE_BYTES), 0, hostname, port);
   }
 
+  /** Leaves bytes where the next datagram will lie, as an earlier and longer one would. */
+  leave(hex: string): void {
+    this.#bytes.set(Uint8Array.fromHex(hex), REQUEST);
+  }
+
   /** Sends a datagram; the result is the reply, of which "" is an empty datagram, undefined none. */
   ask(hex: string): string | undefined {
     return this.askBytes(Uint8Array.fromHex(hex))?.toHex();
