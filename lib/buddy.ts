@@ -92,8 +92,9 @@ export class Buddy {
       const blocks = grains >>> order;
       this.#liveBase[order] = liveBits;
       liveBits += blocks;
-      // Rounded up to a pair, so that the buddy of a last odd block has a bit, which stays 0.
-      let bits = blocks + (blocks & 1);
+      // The last of an odd number of blocks has no buddy, but there is a bit for one, which stays 0:
+      // an odd number of bits leaves some of their last word.
+      let bits = blocks;
       let levels = 0;
       do {
         bits = Math.ceil(bits / BITS);

@@ -1,6 +1,6 @@
 /**
  * The heap that clients share: a `WebAssembly.Memory`, its buddy allocator, and the rules of access.
- * This is the only file that touches the memory's buffer.
+ * This is the only file that touches the memory, and that by the four functions of bulk.ts alone.
  *
  * An *address* is the 64-bit pointer that a client holds. An *offset* is a position in the memory, an
  * *order* the logarithm of a block's size in grains, a *length* a number of bytes. Addresses and lengths
@@ -15,6 +15,7 @@
  *
  * Addresses are passed in the fields of an object, a Span: V8 would box a double that is an argument or
  * a result of a call which it does not inline, and that would be garbage; a field it changes in place.
+ * For the same reason no offset of 2 GiB or more goes to a DataView or an index.
  */
 
 import { Buddy, Freed, NONE } from "./buddy.ts";
@@ -61,7 +62,6 @@ export class Heap {
   readonly size: number;
   readonly buddy: Buddy;
   readonly #strict: boolean;
-  readonly #view: DataView;
   readonly #io: DataView;
   readonly #bulk: Bulk;
   /** For each page, 1 if it may hold a byte that is not zero. All other memory needs no zeroing. */
@@ -91,7 +91,6 @@ export class Heap {
     this.size = size;
     this.buddy = new Buddy(size / GRAIN);
     this.#strict = strict;
-    this.#view = new DataView(memory.buffer);
     this.#io = new DataView(io.buffer);
     this.#bulk = bulk(memory, io);
     this.#dirty = new Uint8Array(Math.ceil(size / PAGE));
@@ -188,15 +187,11 @@ export class Heap {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
     const offset = span.pointer - HEAP_BASE;
-    const high = this.#view.getInt32(offset);
-    const low = this.#view.getInt32(offset + 4);
-    if (high === this.#io.getInt32(operands) && low === this.#io.getInt32(operands + 4)) {
-      this.#soil(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
-      this.#view.setInt32(offset, this.#io.getInt32(operands + 8));
-      this.#view.setInt32(offset + 4, this.#io.getInt32(operands + 12));
-    }
-    this.#io.setInt32(at, high);
-    this.#io.setInt32(at + 4, low);
+    this.#bulk.load(at, offset | 0, WORD);
+    if (this.#io.getInt32(at) !== this.#io.getInt32(operands)) return Refusal.none;
+    if (this.#io.getInt32(at + 4) !== this.#io.getInt32(operands + 4)) return Refusal.none;
+    this.#soil(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
+    this.#bulk.store(offset | 0, operands + WORD, WORD);
     return Refusal.none;
   }
 
@@ -208,13 +203,15 @@ export class Heap {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
     const offset = span.pointer - HEAP_BASE;
-    const high = this.#view.getUint32(offset);
-    const low = this.#view.getUint32(offset + 4);
+    this.#bulk.load(at, offset | 0, WORD);
+    const high = this.#io.getUint32(at);
+    const low = this.#io.getUint32(at + 4);
     const lowSum = low + this.#io.getUint32(operand + 4);
     const carry = lowSum >= 2 ** 32 ? 1 : 0;
+    this.#io.setUint32(at, high + this.#io.getUint32(operand) + carry); // modulo 2^32
+    this.#io.setUint32(at + 4, lowSum);
     this.#soil(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
-    this.#view.setUint32(offset, high + this.#io.getUint32(operand) + carry); // modulo 2^32
-    this.#view.setUint32(offset + 4, lowSum);
+    this.#bulk.store(offset | 0, at, WORD);
     this.#io.setUint32(at, high);
     this.#io.setUint32(at + 4, low);
     return Refusal.none;
@@ -262,6 +259,6 @@ export class Heap {
 }
 
 /** The order of the smallest block that holds `length` bytes, of which there are at most MAX_HEAP. */
-function orderFor(length: number): number {
+export function orderFor(length: number): number {
   return length <= GRAIN ? 0 : 32 - Math.clz32((length - 1) >>> GRAIN_SHIFT);
 }

@@ -30,7 +30,9 @@ export function parseAddress(text: string): [number, number, number, number] | u
     return word === undefined ? undefined : [0, 0, MAPPED, word];
   }
   const [address = ""] = text.split("%"); // without the zone
-  const halves = address.split("::").map(parseGroups);
+  const halves = address.split("::").map((half, i, { length }) =>
+    parseGroups(half, i === length - 1)
+  );
   const [head, tail] = halves;
   if (head === undefined || halves.length > 2 || halves.includes(undefined)) return undefined;
   const missing = 8 - head.length - (tail?.length ?? 0);
@@ -41,21 +43,20 @@ export function parseAddress(text: string): [number, number, number, number] | u
 }
 
 function parseIPv4(text: string): number | undefined {
-  const match = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text);
-  if (match === null) return undefined;
-  const bytes = match.slice(1).map(Number);
-  if (bytes.some((byte) => byte > 255)) return undefined;
-  return bytes.reduce((word, byte) => word * 256 + byte, 0);
+  const bytes = text.split(".");
+  // Without leading zeros: inet_aton(3) would take such a number for octal, and mean another address.
+  const valid = bytes.every((byte) => /^(0|[1-9]\d{0,2})$/.test(byte) && Number(byte) <= 255);
+  if (bytes.length !== 4 || !valid) return undefined;
+  return bytes.reduce((word, byte) => word * 256 + Number(byte), 0);
 }
 
-/** The 16-bit groups of one side of "::", the last of which may be an IPv4 address. */
-function parseGroups(text: string): number[] | undefined {
+/** The 16-bit groups of one side of "::", of which the very last may be an IPv4 address. */
+function parseGroups(text: string, endsAddress: boolean): number[] | undefined {
   if (text === "") return [];
   const groups: number[] = [];
-  for (const [i, part] of text.split(":").entries()) {
-    const word = part.includes(".") && i === text.split(":").length - 1
-      ? parseIPv4(part)
-      : undefined;
+  const parts = text.split(":");
+  for (const [i, part] of parts.entries()) {
+    const word = endsAddress && i === parts.length - 1 ? parseIPv4(part) : undefined;
     if (word !== undefined) groups.push(word >>> 16, word & 0xffff);
     else if (/^[0-9a-f]{1,4}$/i.test(part)) groups.push(parseInt(part, 16));
     else return undefined;

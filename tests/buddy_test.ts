@@ -241,7 +241,40 @@ for (const grains of SHAPES) {
   });
 }
 
-Deno.test("Buddy keeps all its promises while every grain of 1 MiB is a block", () => {
+Deno.test("Buddy keeps thousands of blocks apart and loses none", () => {
+  const buddy = new Buddy(100_000);
+  const untouched = Array.from(buddy.freeBlocks);
+  const taken = new Uint8Array(buddy.grains);
+  const random = new Random(4);
+  const live: Block[] = [];
+  for (let step = 0; step < 300_000; step++) {
+    const full = live.length > 20_000 || random.chance(0.45);
+    const i = random.below(live.length);
+    const block = live[i];
+    if (full && block !== undefined) {
+      assertEquals(buddy.free(block.start), Freed.freed, `seed 4, step ${step}`);
+      taken.fill(0, block.start, end(block));
+      live[i] = live.at(-1)!;
+      live.pop();
+    } else {
+      const order = Math.clz32(random.word()); // half of them 0, a quarter 1, and so on
+      const start = buddy.allocate(order);
+      if (start === NONE) continue;
+      const grains = taken.subarray(start, start + 2 ** order);
+      assertEquals(grains.length, 2 ** order, `beyond the heap, seed 4, step ${step}`);
+      assert(!grains.includes(1), `overlap, seed 4, step ${step}`);
+      grains.fill(1);
+      live.push({ start, order });
+    }
+  }
+  assert(live.length > 1000);
+  assertEquals(buddy.liveBlocks, live.length);
+  assertEquals(buddy.grainsInUse, taken.reduce((sum, bit) => sum + bit, 0));
+  for (const { start } of live) buddy.free(start);
+  assertEquals(Array.from(buddy.freeBlocks), untouched);
+});
+
+Deno.test("Buddy gives every grain of 1 MiB once, and then those that come back", () => {
   const grains = KIB * KIB / GRAIN;
   const buddy = new Buddy(grains);
   for (let grain = 0; grain < grains; grain++) assertEquals(buddy.allocate(0), grain);
