@@ -9,6 +9,10 @@
  *     order 1   |       0       |       1       |       its buddy is 5 ^ 1 = 4,
  *     order 0   |   0   |   1   |   2   |   3   |       and together they are block 2 of order 1
  *
+ * A heap need not be a power of two of grains. It is the end of one, whose first grains are missing, so
+ * that small blocks of it lie at low addresses: one of 6 grains lacks 2, and is a block of order 1 before
+ * one of order 2. Inside this file grains count from where the missing ones would be.
+ *
  * Everything that is known about blocks is two bits for each: `free` and `live`. A block with neither
  * is split, or part of a larger block, or does not exist. The free bits of an order have summary
  * levels above them, one bit for each 32-bit word below that is not zero, up to a level of a few words:
@@ -21,7 +25,7 @@
  * | ---------- | ------------------------------------- |
  * | allocate   | O(log n): one split for each order    |
  * | free       | O(log n): one merge for each order    |
- * | containing | O(log n)                              |
+ * | endOfLive  | O(log n)                              |
  *
  * No operation makes garbage: every argument and result is a small integer, and the bitmaps are made
  * once. They are 2 bits for each block of each order, about 3.2% of a heap of 16-byte grains, and the
@@ -32,7 +36,7 @@
 export const Freed = { freed: 0, notAllocated: 1, alreadyFree: 2 } as const;
 export type Freed = (typeof Freed)[keyof typeof Freed];
 
-/** Of `allocate`, `containing` and `resize`: there is no such block. */
+/** There is no such block. */
 export const NONE = -1;
 
 /** 4 GiB of 16-byte grains: block numbers and bit positions stay small integers in V8. */
@@ -66,7 +70,13 @@ export class Buddy {
   /** Where in #free level `l` of order `k` starts: `#level[k * #maxLevels + l]`. */
   readonly #level: Int32Array;
   readonly #levels: Uint8Array;
+  /** For each order, the number of the first word of its highest level. */
+  readonly #top: Int32Array;
   readonly #maxLevels: number;
+  /** Grains before the first of the heap, in the power of two of grains that it is the end of. */
+  readonly #missing: number;
+  /** For each order, the first block that lies in the heap as a whole. */
+  readonly #first: Int32Array;
   /** Live bits: all orders packed without gaps; those of order k start at bit `#liveBase[k]`. */
   readonly #live: Int32Array;
   readonly #liveBase: Int32Array;
@@ -83,30 +93,35 @@ export class Buddy {
     const orders = this.maxOrder + 1;
     this.freeBlocks = new Int32Array(orders);
     this.#levels = new Uint8Array(orders);
+    this.#top = new Int32Array(orders);
     this.#liveBase = new Int32Array(orders);
     this.#maxLevels = Math.ceil(orders / 5) + 1;
     this.#level = new Int32Array(orders * this.#maxLevels);
+    this.#first = new Int32Array(orders);
+    this.#missing = 2 ** Math.ceil(Math.log2(grains)) - grains;
     let words = 0;
     let liveBits = 0;
     for (let order = 0; order < orders; order++) {
-      const blocks = grains >>> order;
-      this.#liveBase[order] = liveBits;
-      liveBits += blocks;
-      // The last of an odd number of blocks has no buddy, but there is a bit for one, which stays 0:
-      // an odd number of bits leaves some of their last word.
-      let bits = blocks;
+      const first = Math.ceil(this.#missing / 2 ** order);
+      const end = (this.#missing + grains) >>> order;
+      this.#first[order] = first;
+      this.#liveBase[order] = liveBits - first;
+      liveBits += end - first;
+      // If the first block is odd, its buddy does not exist but has a bit, in the same word, that stays 0.
+      let [from, to] = [first, end];
       let levels = 0;
       do {
-        bits = Math.ceil(bits / BITS);
-        this.#level[order * this.#maxLevels + levels++] = words;
-        words += bits;
-      } while (bits > TOP_WORDS);
+        [from, to] = [from >>> 5, Math.ceil(to / BITS)];
+        this.#level[order * this.#maxLevels + levels++] = words - from;
+        words += to - from;
+      } while (to - from > TOP_WORDS);
       this.#levels[order] = levels;
+      this.#top[order] = from;
     }
     this.#free = new Int32Array(words);
     this.#live = new Int32Array(Math.ceil(liveBits / BITS));
     this.metadataBytes = this.#free.byteLength + this.#live.byteLength;
-    this.#seed(0, grains);
+    this.#seed();
   }
 
   get grainsInUse(): number {
@@ -145,14 +160,14 @@ export class Buddy {
       this.#setFree(from, block + 1);
     }
     this.#setLive(order, block);
-    return block << order;
+    return (block << order) - this.#missing;
   }
 
   /** Frees the live block that starts at `grain`, and merges it with its buddy as far as that goes. */
   free(grain: number): Freed {
     const order = this.orderAt(grain);
     if (order === NONE) return this.isFree(grain) ? Freed.alreadyFree : Freed.notAllocated;
-    let block = grain >>> order;
+    let block = this.#blockOf(grain, order);
     this.#clearLive(order, block);
     let merged: number = order;
     while (merged < this.maxOrder && this.#hasFree(merged, block ^ 1)) {
@@ -173,21 +188,22 @@ export class Buddy {
     if (wanted === order) return true;
     if (wanted > this.maxOrder) return false;
     for (let k = order; k < wanted; k++) {
-      const block = grain >>> k;
+      const block = this.#blockOf(grain, k);
       if ((block & 1) !== 0 || !this.#hasFree(k, block + 1)) return false;
     }
-    this.#clearLive(order, grain >>> order);
-    for (let k = order; k < wanted; k++) this.#clearFree(k, (grain >>> k) + 1);
-    for (let k = order; k > wanted; k--) this.#setFree(k - 1, (grain >>> (k - 1)) + 1);
-    this.#setLive(wanted, grain >>> wanted);
+    this.#clearLive(order, this.#blockOf(grain, order));
+    for (let k = order; k < wanted; k++) this.#clearFree(k, this.#blockOf(grain, k) + 1);
+    for (let k = order; k > wanted; k--) this.#setFree(k - 1, this.#blockOf(grain, k - 1) + 1);
+    this.#setLive(wanted, this.#blockOf(grain, wanted));
     return true;
   }
 
   /** The order of the live block that starts at `grain`, or NONE. */
   orderAt(grain: number): number {
     for (let order = 0; order <= this.maxOrder; order++) {
-      if (this.#isLive(order, grain >>> order)) return order;
-      if ((grain >>> order & 1) !== 0) break; // no larger block starts here
+      const block = this.#blockOf(grain, order);
+      if (this.#isLive(order, block)) return order;
+      if ((block & 1) !== 0) break; // no larger block starts here
     }
     return NONE;
   }
@@ -195,24 +211,29 @@ export class Buddy {
   /** Whether `grain` is part of a free block. */
   isFree(grain: number): boolean {
     for (let order = 0; order <= this.maxOrder; order++) {
-      const block = grain >>> order;
-      if (block < this.grains >>> order && this.#hasFree(order, block)) return true;
+      const block = this.#blockOf(grain, order);
+      if (block >= this.#first[order]! && this.#hasFree(order, block)) return true;
     }
     return false;
   }
 
-  /** The order of the live block that `grain` is part of, or NONE; it starts at `grain >> k << k`. */
-  containing(grain: number): number {
+  /** One past the last grain of the live block that `grain` is part of, or NONE. */
+  endOfLive(grain: number): number {
     for (let order = 0; order <= this.maxOrder; order++) {
-      if (this.#isLive(order, grain >>> order)) return order;
+      const block = this.#blockOf(grain, order);
+      if (this.#isLive(order, block)) return ((block + 1) << order) - this.#missing;
     }
     return NONE;
   }
 
-  /** Frees `start` to `end` in the largest blocks that alignment allows. */
-  #seed(start: number, end: number): void {
-    for (let order = this.maxOrder; order >= 0; order--) {
-      if (end - start < 2 ** order) continue;
+  #blockOf(grain: number, order: number): number {
+    return (grain + this.#missing) >>> order;
+  }
+
+  /** Frees the whole heap, in the largest blocks that there are: each half of what is missing to it. */
+  #seed(): void {
+    for (let order = 0, start = this.#missing; start < this.#missing + this.grains; order++) {
+      if ((start >>> order & 1) === 0 && order < this.maxOrder) continue;
       this.#setFree(order, start >>> order);
       start += 2 ** order;
     }
@@ -221,7 +242,7 @@ export class Buddy {
   #lowestFree(order: number): number {
     let level = this.#levels[order]! - 1;
     const top = this.#level[order * this.#maxLevels + level]!;
-    let block = 0;
+    let block = this.#top[order]!;
     while (this.#free[top + block] === 0) block++;
     for (; level >= 0; level--) {
       const word = this.#free[this.#level[order * this.#maxLevels + level]! + block]!;
@@ -230,7 +251,7 @@ export class Buddy {
     return block;
   }
 
-  /** `block` may be one past the last, odd block of its order: the buddy that does not exist. */
+  /** `block` may be one before the first of its order: the buddy that does not exist. */
   #hasFree(order: number, block: number): boolean {
     const word = this.#free[this.#level[order * this.#maxLevels]! + (block >>> 5)]!;
     return (word >>> (block & 31) & 1) !== 0;
@@ -262,7 +283,7 @@ export class Buddy {
   }
 
   #isLive(order: number, block: number): boolean {
-    if (block >= this.grains >>> order) return false;
+    if (block < this.#first[order]!) return false;
     const bit = this.#liveBase[order]! + block;
     return (this.#live[bit >>> 5]! >>> (bit & 31) & 1) !== 0;
   }
@@ -272,7 +293,7 @@ export class Buddy {
     this.#live[bit >>> 5]! |= 1 << (bit & 31);
     this.#liveBlocks++;
     this.#grainsInUse += 1 << order;
-    const end = (block + 1) << order;
+    const end = ((block + 1) << order) - this.#missing;
     if (end > this.#highWater) this.#highWater = end;
   }
 

@@ -2,7 +2,7 @@
  * Copying and zeroing without garbage. JavaScript copies between two buffers by `set(subarray(...))`,
  * and every subarray is an object for the garbage collector; a loop of DataView accesses makes none but
  * takes 15 to 20 microseconds for 60,000 bytes, four at a time. WebAssembly's `memory.copy` and
- * `memory.fill` do it with three integers and nothing else, in 11 ns for 64 bytes and 0.9 microseconds
+ * `memory.fill` do it with three integers and nothing else, in 10 ns for 64 bytes and 0.9 microseconds
  * for 60,000 (bench/copy.ts).
  *
  * The module is small enough to be written down byte by byte. In the text format:

@@ -231,11 +231,8 @@ export class Heap {
     if (!(offset >= 0 && end <= this.size)) return Refusal.outsideHeap;
     if (!this.#strict) return Refusal.none;
     if (offset === this.size) return Refusal.outsideLiveBlock;
-    const grain = offset >>> GRAIN_SHIFT;
-    const order = this.buddy.containing(grain);
-    if (order === NONE) return Refusal.outsideLiveBlock;
-    const blockEnd = (((grain >>> order) + 1) << order) * GRAIN;
-    return end <= blockEnd ? Refusal.none : Refusal.outsideLiveBlock;
+    const grain = offset >>> GRAIN_SHIFT; // NONE ends before every span
+    return end <= this.buddy.endOfLive(grain) * GRAIN ? Refusal.none : Refusal.outsideLiveBlock;
   }
 
   /** Notes that pages may no longer be all zero. */

@@ -31,12 +31,12 @@ class Model {
 
   constructor(readonly grains: number) {}
 
-  /** Powers of two from the largest down, as they fit into the heap one after the other. */
+  /** The powers of two that add up to the heap, from the smallest up. */
   roots(): Block[] {
     const roots: Block[] = [];
     let start = 0;
-    for (let order = Math.floor(Math.log2(this.grains)); order >= 0; order--) {
-      if (this.grains - start < 2 ** order) continue;
+    for (let order = 0; start < this.grains; order++) {
+      if (Math.floor(this.grains / 2 ** order) % 2 === 0) continue;
       roots.push({ start, order });
       start += 2 ** order;
     }
@@ -63,7 +63,7 @@ class Model {
 
   resize(start: number, order: number): boolean {
     const grown = { start, order };
-    if (start % 2 ** order !== 0 || end(grown) > this.grains) return false;
+    if (!isAligned(this.grains, grown) || end(grown) > this.grains) return false;
     const others = [...this.live.values()].filter((block) => block.start !== start);
     if (others.some((block) => overlap(block, grown))) return false;
     this.#add(grown);
@@ -76,6 +76,9 @@ class Model {
     return block.start;
   }
 }
+
+/** Blocks of an order lie a multiple of their size before the heap's end. */
+const isAligned = (grains: number, { start, order }: Block) => (grains - start) % 2 ** order === 0;
 
 const overlap = (a: Block, b: Block) => a.start < end(b) && b.start < end(a);
 
@@ -97,7 +100,7 @@ function check(buddy: Buddy, model: Model, random: Random, context: string): voi
     const previous = live[i - 1];
     assert(previous === undefined || end(previous) <= block.start, `overlap, ${context}`);
     assert(end(block) <= buddy.grains, `beyond the heap, ${context}`);
-    assertEquals(block.start % 2 ** block.order, 0, `alignment, ${context}`);
+    assert(isAligned(buddy.grains, block), `alignment, ${context}`);
   });
   const free = model.free();
   const freeBlocks = new Array<number>(buddy.maxOrder + 1).fill(0);
@@ -113,7 +116,8 @@ function check(buddy: Buddy, model: Model, random: Random, context: string): voi
   const probes = [0, buddy.grains - 1, somewhere, random.pick(live)?.start ?? 0];
   for (const grain of probes) {
     const holder = live.find((block) => block.start <= grain && grain < end(block));
-    assertEquals(buddy.containing(grain), holder?.order ?? NONE, `containing ${grain}, ${context}`);
+    const endOfLive = holder === undefined ? NONE : end(holder);
+    assertEquals(buddy.endOfLive(grain), endOfLive, `endOfLive ${grain}, ${context}`);
     assertEquals(buddy.orderAt(grain), model.live.get(grain)?.order ?? NONE, context);
     assertEquals(buddy.isFree(grain), holder === undefined, `isFree ${grain}, ${context}`);
   }
@@ -237,7 +241,7 @@ for (const grains of SHAPES) {
     assertEquals(Array.from(buddy.freeBlocks), untouched, `seed ${grains}`);
     assertEquals(buddy.grainsInUse, 0);
     assertEquals(buddy.liveBlocks, 0);
-    assertEquals(buddy.allocate(buddy.maxOrder), 0);
+    assertEquals(buddy.allocate(buddy.maxOrder), grains - 2 ** buddy.maxOrder);
   });
 }
 
@@ -301,14 +305,18 @@ Deno.test("allocate() takes the lowest of the blocks that need the fewest splits
 
 Deno.test("free() tells the live from the free and from what is inside of a block", () => {
   const buddy = new Buddy(257);
-  assertEquals(buddy.allocate(2), 0);
-  assertEquals(buddy.free(1), Freed.notAllocated, "inside of a live block");
-  assertEquals(buddy.free(3), Freed.notAllocated, "inside of a live block");
-  assertEquals(buddy.free(4), Freed.alreadyFree, "free, and always was");
-  assertEquals(buddy.free(256), Freed.alreadyFree, "the last, odd grain");
-  assertEquals(buddy.free(0), Freed.freed);
-  assertEquals(buddy.free(0), Freed.alreadyFree, "free again, and merged");
-  assertEquals(buddy.free(2), Freed.alreadyFree, "inside of a free block");
+  assertEquals(buddy.allocate(2), 1);
+  assertEquals(buddy.free(2), Freed.notAllocated, "inside of a live block");
+  assertEquals(buddy.free(4), Freed.notAllocated, "inside of a live block");
+  assertEquals(buddy.free(5), Freed.alreadyFree, "free, and always was");
+  assertEquals(buddy.free(0), Freed.alreadyFree, "the first, odd grain");
+  assertEquals(buddy.free(1), Freed.freed);
+  assertEquals(buddy.free(1), Freed.alreadyFree, "free again, and merged");
+  assertEquals(buddy.free(3), Freed.alreadyFree, "inside of a free block");
+});
+
+Deno.test("allocate() starts at the lowest address, whatever the size of the heap", () => {
+  for (const grains of SHAPES) assertEquals(new Buddy(grains).allocate(0), 0, `${grains} grains`);
 });
 
 Deno.test("resize() grows over a free buddy, shrinks, and else changes nothing", () => {
