@@ -1,9 +1,14 @@
 # A script runner: `make help` lists what a person does often.
 
-DENO_VERSION ?= 2.6.8
+PINNED := 2.6.8
+DENO_VERSION ?= $(PINNED)
 TOOLS := $(CURDIR)/.tools
 # Deno comes from npm into an ignored folder; `make DENO=deno` takes one that is installed.
 DENO ?= $(TOOLS)/deno-$(DENO_VERSION)/node_modules/deno/deno
+
+# The executables are made with the pinned version, whichever runs the tests.
+COMPILER := $(if $(filter-out $(PINNED),$(DENO_VERSION)),$(TOOLS)/deno-$(PINNED)/node_modules/deno/deno,$(DENO))
+SOURCES := deno.json $(wildcard *.ts lib/*.ts lib/*/*.ts)
 
 export DENO_DIR ?= $(TOOLS)/cache
 # npm's certificates may be signed by a proxy that only the system's store knows.
@@ -11,21 +16,40 @@ export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 
-.PHONY: run test check bench clean help
+.PHONY: run build test check bench clean help
 
-run: $(DENO) ## start the daemon; ARGS="--memory 4GiB" adds options
-	@$(DENO) run -q -P=daemon main.ts $(ARGS)
+run: | $(DENO) ## start the daemon; ARGS="--memory 4GiB" adds options
+	@$(DENO) run -q -P=daemon --allow-read=lib main.ts $(ARGS)
 
-test: $(DENO) ## run all tests; DENO_VERSION=2.9.6 tries another Deno
-	$(DENO) test -q -P=test tests/
+build: dist/mallocd dist/mallocd-client ## make the executables; ENGINE=datagram makes a daemon without FFI
 
-check: $(DENO) ## check format, lint and types
+test: build | $(DENO) ## run all tests; DENO_VERSION=2.9.6 tries another Deno
+	$(DENO) test -q -P=test --ignore=tests/system tests/
+	$(DENO) test -q -P=system tests/system/
+
+check: | $(DENO) ## check format, lint and types
 	$(DENO) fmt --check
 	$(DENO) lint
 	$(DENO) check main.ts client.ts lib tests bench
 
-bench: $(DENO) ## measure
+bench: build | $(DENO) ## measure
 	for file in bench/*.ts; do $(DENO) run -q -P=bench $$file || exit 1; done
+
+# deno.lock is for development: with it, `deno compile` would embed the packages of the benches, too.
+COMPILE = stub=$$(contrib/denort.sh $(COMPILER) $(TOOLS)) && \
+	env $${stub:+DENORT_BIN=$$stub} $(COMPILER) compile -q --no-lock
+
+dist/mallocd: $(SOURCES) | $(COMPILER)
+	@echo "Compiling $@" >&2
+ifeq ($(ENGINE),datagram)
+	@$(COMPILE) -P=daemon-without-ffi -o $@ main.ts
+else
+	@$(COMPILE) -P=daemon --include lib/engines/syscall_worker.ts -o $@ main.ts
+endif
+
+dist/mallocd-client: $(SOURCES) | $(COMPILER)
+	@echo "Compiling $@" >&2
+	@$(COMPILE) -P=client -o $@ client.ts
 
 clean: ## remove what was built and downloaded
 	rm -rf dist $(TOOLS)

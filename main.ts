@@ -3,7 +3,8 @@
 import { namedCounts, newCounters } from "./lib/counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./lib/cli/daemon_flags.ts";
 import type { Engine } from "./lib/engine.ts";
-import { serveDatagram } from "./lib/engines/datagram.ts";
+import { startEngine } from "./lib/engines/choice.ts";
+import { Unavailable } from "./lib/engines/libc.ts";
 import { formatSize, parseCommandLine, programHelp, UsageError } from "./lib/flags.ts";
 import { isLoopback } from "./lib/source.ts";
 import { VERSION } from "./lib/version.ts";
@@ -34,15 +35,19 @@ async function main(args: readonly string[]): Promise<number> {
 
   const counters = newCounters();
   const clock = new Int32Array(new SharedArrayBuffer(4));
-  const engine = await serveDatagram({
+  const { engine, reason } = await startEngine(values.engine, {
     hostname: host,
     port: values.port,
     allow,
     memory: values.memory,
     strict: values.strict,
     replayCache: values["replay-cache"],
+    receiveBuffer: values["receive-buffer"],
+    spin: values.spin,
     counters,
     clock,
+  }).catch((error) => {
+    throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
   const ticking = setInterval(() => Atomics.add(clock, 0, 1), 1000);
   say({
@@ -51,6 +56,8 @@ async function main(args: readonly string[]): Promise<number> {
     address: formatAddress(engine.address),
     memory: formatSize(values.memory),
     engine: engine.name,
+    reason,
+    receive_buffer: engine.receiveBuffer,
   });
   const signal = await nextSignal();
   clearInterval(ticking);
@@ -60,12 +67,14 @@ async function main(args: readonly string[]): Promise<number> {
   return 0;
 }
 
-/** One line on stderr (logfmt: key=value, values with blanks in quotes). */
-function logfmt(fields: Record<string, string | number>): void {
-  const pairs = Object.entries(fields).map(([key, value]) => {
+/** One line on stderr (logfmt: key=value, values with blanks in quotes); undefined is left out. */
+function logfmt(fields: Record<string, string | number | undefined>): void {
+  const pairs: string[] = [];
+  for (const [key, value] of Object.entries(fields)) {
+    if (value === undefined) continue;
     const text = String(value);
-    return `${key}=${/[\s"=]/.test(text) ? JSON.stringify(text) : text}`;
-  });
+    pairs.push(`${key}=${/[\s"=]/.test(text) ? JSON.stringify(text) : text}`);
+  }
   console.error(`mallocd: ${pairs.join(" ")}`);
 }
 
@@ -82,16 +91,37 @@ function nextSignal(): Promise<Deno.Signal> {
   return promise;
 }
 
-/** What goes wrong is one line on stderr; only what is a defect of this program shows a stack. */
+/** The daemon cannot start, for a reason that is not the command line's; `hint` is the next step. */
+class StartError extends Error {
+  constructor(message: string, readonly hint: string) {
+    super(message);
+  }
+}
+
+function startError(error: unknown, address: string): unknown {
+  if (error instanceof Deno.errors.AddrInUse) {
+    const hint = "stop what listens there, or take another --port, 0 for any free one";
+    return new StartError(`${address} is already in use`, hint);
+  }
+  if (error instanceof Deno.errors.AddrNotAvailable) {
+    return new StartError(`${address} is not an address of this host`, "another --host");
+  }
+  if (error instanceof Deno.errors.PermissionDenied) {
+    return new StartError(`${address} may not be listened on`, "a --port above 1023");
+  }
+  if (error instanceof Unavailable) {
+    return new StartError(`--engine syscall cannot be had: ${error.message}`, "--engine datagram");
+  }
+  return error;
+}
+
+/** What goes wrong is said in one line on stderr, and what to do about it in another. */
 function report(error: unknown): number {
-  if (error instanceof UsageError) {
-    console.error(`mallocd: ${error.message}\nTry: ${error.hint}`);
-    return 2;
+  console.error(`mallocd: ${error instanceof Error ? error.message : error}`);
+  if (error instanceof UsageError || error instanceof StartError) {
+    console.error(`Try: ${error.hint}`);
   }
-  if (error instanceof Error) {
-    console.error(`mallocd: ${error.message}`);
-  }
-  return 1;
+  return error instanceof UsageError ? 2 : 1;
 }
 
 Deno.exit(await main(Deno.args).catch(report));

@@ -57,17 +57,23 @@ export function on(help: string): Flag<boolean> {
   return { help, parse: parseSwitch };
 }
 
-export function text(
+export function text(placeholder: string, standard: string, help: string): Flag<string> {
+  return { placeholder, default: standard, help, parse: (value) => value };
+}
+
+/** One of a few words. */
+export function oneOf<Choice extends string>(
   placeholder: string,
-  standard: string,
+  standard: Choice,
+  choices: readonly Choice[],
   help: string,
-  choices?: readonly string[],
-): Flag<string> {
+): Flag<Choice> {
   const parse = (value: string) => {
-    if (choices?.includes(value) === false) throw `one of ${choices.join(", ")}`;
-    return value;
+    const choice = choices.find((choice) => choice === value);
+    if (choice === undefined) throw `one of ${choices.join(", ")}`;
+    return choice;
   };
-  return { placeholder, default: standard, help, parse, ...(choices && { choices }) };
+  return { placeholder, default: standard, choices, help, parse };
 }
 
 /** A whole number from `min` to `max`. */
@@ -122,6 +128,11 @@ export function duration(
   return { placeholder, default: standard, help, parse };
 }
 
+/** The same flag without a default: its value is undefined if it is not given. */
+export function optional<T>({ default: _, ...flag }: Flag<T>): Flag<T | undefined> {
+  return flag;
+}
+
 const UNITS: Readonly<Record<string, number>> = { "": 1, B: 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 };
 
 /** Bytes of `64MiB`, `1.5GiB`, `4096`; undefined if it is none, or not a whole number of bytes. */
@@ -166,17 +177,17 @@ export function variableOf(flag: string): string {
 
 /**
  * Splits a command line into flags and other words; after `--` everything is a word, and so is `-1`.
- * A flag beats its variable, which beats its default. Throws UsageError.
+ * `given` names the flags that are on it. A flag beats its variable, which beats its default. Throws UsageError.
  */
 export function parseCommandLine<F extends Flags>(
   program: Program,
   flags: F,
   args: readonly string[],
   variable: (name: string) => string | undefined,
-): { values: Values<F>; words: string[] } {
+): { values: Values<F>; words: string[]; given: string[] } {
   const seeHelp = `${program.name} --help lists the options`;
   const names = Object.keys(flags);
-  const given = parseArgs(args.map(hideNumber), {
+  const parsed = parseArgs(args.map(hideNumber), {
     string: ["_", ...names.filter((name) => flags[name]!.placeholder !== undefined)],
     boolean: names.filter((name) => flags[name]!.placeholder === undefined),
     alias: { h: "help", V: "version" },
@@ -189,7 +200,7 @@ export function parseCommandLine<F extends Flags>(
   const values: Record<string, unknown> = {};
   for (const name of names) {
     const flag = flags[name]!;
-    const value = given[name];
+    const value = parsed[name];
     if (value === "" || Array.isArray(value)) {
       throw new UsageError(`--${name} needs one value`, `--${name} ${flag.placeholder}`);
     }
@@ -203,8 +214,9 @@ export function parseCommandLine<F extends Flags>(
     } else if (flag.placeholder === undefined) values[name] = false;
     else if (flag.default !== undefined) values[name] = flag.parse(flag.default);
   }
-  const words = [...given._, ...given["--"] ?? []].map(showNumber);
-  return { values: values as Values<F>, words };
+  const words = [...parsed._, ...parsed["--"] ?? []].map(showNumber);
+  const given = names.filter((name) => parsed[name] !== undefined && parsed[name] !== false);
+  return { values: values as Values<F>, words, given };
 }
 
 /** To the parser a word like -1 is a flag; the client has numbers below zero. */

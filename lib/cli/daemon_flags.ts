@@ -1,6 +1,18 @@
 /** The flags of mallocd. */
 
-import { count, type Flag, HELP_FLAGS, on, type Program, size, text } from "../flags.ts";
+import { DEFAULT_RECEIVE_BUFFER, DEFAULT_SPIN } from "../engine.ts";
+import { ENGINE_NAMES } from "../engines/choice.ts";
+import {
+  count,
+  type Flag,
+  formatSize,
+  HELP_FLAGS,
+  on,
+  oneOf,
+  type Program,
+  size,
+  text,
+} from "../flags.ts";
 import { GRAIN, MAX_HEAP, MIN_HEAP } from "../heap.ts";
 import { DEFAULT_PORT } from "../protocol.ts";
 import { DEFAULT_ENTRIES, MAX_ENTRIES } from "../replay.ts";
@@ -20,11 +32,18 @@ export const DAEMON_FLAGS = {
   host: text("ADDR", "127.0.0.1", "address to listen on"),
   port: count("PORT", DEFAULT_PORT, [0, 65535], "UDP port to listen on; 0 picks a free one"),
   memory: size("SIZE", "1GiB", [MIN_HEAP, MAX_HEAP, GRAIN], "size of the heap"),
-  engine: text("NAME", "datagram", "how datagrams are moved", ["datagram"]),
+  engine: oneOf("NAME", "auto", ENGINE_NAMES, "how datagrams are moved: auto, datagram or syscall"),
   allow: networks("CIDR,...", "answer only these networks; needed where --host is no loopback"),
   anyone: on("answer everybody who can reach the socket"),
   strict: on("refuse reads and writes that are not inside one live allocation"),
   "replay-cache": count("N", DEFAULT_ENTRIES, [1, MAX_ENTRIES], "replies remembered for repeats"),
+  "receive-buffer": size(
+    "SIZE",
+    formatSize(DEFAULT_RECEIVE_BUFFER),
+    [4096, 2 ** 30, 1],
+    "room in the kernel for datagrams that wait (syscall engine)",
+  ),
+  spin: count("N", DEFAULT_SPIN, [0, 1_000_000], "tries before it sleeps (syscall engine)"),
   quiet: on("print errors only"),
   ...HELP_FLAGS,
 } as const;

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 
-const ROOT = new URL("../", import.meta.url);
+const ROOT = new URL("../../", import.meta.url);
 const SERVICE = new URL("bench/service.ts", ROOT);
 
 async function deno(...args: string[]): Promise<string> {

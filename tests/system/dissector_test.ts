@@ -1,12 +1,12 @@
 /** contrib/mallocd.lua against real traffic: tshark captures a session with a daemon, and dissects it. */
 
 import { assert, assertEquals } from "@std/assert";
-import { newCounters } from "../lib/counters.ts";
-import { serveDatagram } from "../lib/engines/datagram.ts";
-import { fields, head, word } from "./testing.ts";
+import { newCounters } from "../../lib/counters.ts";
+import { serveDatagram } from "../../lib/engines/datagram.ts";
+import { fields, head, word } from "../testing.ts";
 
 const DISSECTOR = "contrib/mallocd.lua";
-const ROOT = new URL("..", import.meta.url);
+const ROOT = new URL("../..", import.meta.url);
 
 /** A datagram, what is to be found in it, and what in the reply, if there is one. */
 type Step = [request: string, found: string, foundInReply?: string];

@@ -4,13 +4,13 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { Counter, type Counters, newCounters, REFUSALS, REQUESTS } from "../lib/counters.ts";
-import { type Engine } from "../lib/engine.ts";
-import { serveDatagram } from "../lib/engines/datagram.ts";
-import { HEAP_BASE } from "../lib/heap.ts";
-import { METHODS } from "../lib/protocol.ts";
-import { Refusal } from "../lib/refusal.ts";
-import { Box } from "./testing.ts";
+import { Counter, type Counters, newCounters, REFUSALS, REQUESTS } from "../../lib/counters.ts";
+import { type Engine } from "../../lib/engine.ts";
+import { serveDatagram } from "../../lib/engines/datagram.ts";
+import { HEAP_BASE } from "../../lib/heap.ts";
+import { METHODS } from "../../lib/protocol.ts";
+import { Refusal } from "../../lib/refusal.ts";
+import { Box } from "../testing.ts";
 
 type Exchange = [request: string, reply: string | null];
 
@@ -23,7 +23,7 @@ interface Vector {
   after?: Exchange[];
 }
 
-const FILE = new URL("../docs/vectors.json", import.meta.url);
+const FILE = new URL("../../docs/vectors.json", import.meta.url);
 const { vectors: VECTORS } = JSON.parse(Deno.readTextFileSync(FILE)) as { vectors: Vector[] };
 
 const SIZE = 1024 * 1024;
@@ -150,7 +150,7 @@ for (const strict of [false, true]) {
         const flags = ["--server", `127.0.0.1:${address.port}`, ...(strict ? ["--strict"] : [])];
         const { stdout, stderr } = await new Deno.Command("python3", {
           args: ["examples/client.py", ...flags, "vectors", "docs/vectors.json"],
-          cwd: new URL("..", import.meta.url),
+          cwd: new URL("../..", import.meta.url),
         }).output();
         const said = (output: Uint8Array) => new TextDecoder().decode(output);
         assertEquals(said(stdout), `${vectorsFor(strict).length} vectors passed\n`, said(stderr));
