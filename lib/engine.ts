@@ -7,6 +7,12 @@ import type { Counters } from "./counters.ts";
 import { Heap } from "./heap.ts";
 import { Service } from "./service.ts";
 
+/** Room in the kernel for datagrams that wait to be served: bursts of some ten thousand small ones. */
+export const DEFAULT_RECEIVE_BUFFER = 4 * 1024 * 1024;
+
+/** How often the syscall engine looks for a datagram before it sleeps until one comes. */
+export const DEFAULT_SPIN = 50;
+
 /** All that an engine needs. It can be sent to another thread: arrays over shared memory, plain data. */
 export interface EngineOptions {
   /** The address to bind, as text: `127.0.0.1`, `::1`, `0.0.0.0`. */
@@ -23,12 +29,18 @@ export interface EngineOptions {
   counters: Counters;
   /** `clock[0]` is the time in seconds; the owner of the engine advances it. Over shared memory. */
   clock: Int32Array<SharedArrayBuffer>;
+  /** Bytes of the kernel's receive buffer, where the engine can set it: DEFAULT_RECEIVE_BUFFER. */
+  receiveBuffer?: number | undefined;
+  /** Of the syscall engine, tries before it sleeps, 0 for none: DEFAULT_SPIN. */
+  spin?: number | undefined;
 }
 
 export interface Engine {
   readonly name: string;
   /** Where it listens, with the port that it was given. */
   readonly address: { readonly hostname: string; readonly port: number };
+  /** What the kernel granted of `receiveBuffer`; undefined where the engine cannot set it. */
+  readonly receiveBuffer?: number;
   /** Stops receiving; resolves when the last reply has been sent and the socket is closed. */
   close(): Promise<void>;
 }

@@ -31,6 +31,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
   const admission = new Admission(allow, address.port);
   let closing = false;
   let lastHostname = "";
+  let sending: Promise<number> = Promise.resolve(0);
 
   async function loop(): Promise<void> {
     while (!closing) {
@@ -46,6 +47,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
         await new Promise((resolve) => setTimeout(resolve, REST_MS));
         continue;
       }
+      if (closing) break; // it came too late to be answered
       counters[Counter.received]!++;
       if (sender.hostname === lastHostname) view.setUint16(SOURCE + 2, sender.port);
       else writeSource(view, SOURCE, lastHostname = sender.hostname, sender.port);
@@ -56,7 +58,8 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
       const replyLength = service.serve(REQUEST, length, REPLY, SOURCE);
       if (replyLength === NO_REPLY) continue;
       try {
-        await socket.send(replies.subarray(0, replyLength), sender);
+        sending = socket.send(replies.subarray(0, replyLength), sender);
+        await sending;
         counters[Counter.sent]!++;
       } catch { // the sender is gone or out of reach, or its port is 0: its loss, not ours
         counters[Counter.sendErrors]!++;
@@ -71,6 +74,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
     async close() {
       if (!closing) {
         closing = true;
+        await sending.catch(() => {}); // the loop counts its failure
         socket.close();
       }
       await done;

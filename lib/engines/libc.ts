@@ -4,7 +4,7 @@
  * numbers (asm-generic), and are little-endian.
  */
 
-/** A libc that cannot be had here, for a reason that the message gives. */
+/** This system, or what is permitted on it, is not enough for system calls; the message says why. */
 export class Unavailable extends Error {
   override readonly name = "Unavailable";
 }
@@ -62,6 +62,7 @@ export const MMSGHDR = struct(64, { ...MSGHDR_FIELDS, length: 4 });
 export const IOVEC = struct(16, { base: 8, length: 8 });
 /** Before the data of a control message; `length` counts both. */
 export const CMSGHDR = struct(16, { length: 8, level: 4, type: 4 });
+export const POLLFD = struct(8, { fd: 4, events: 2, revents: 2 });
 export const TIMEVAL = struct(16, { seconds: 8, microseconds: 8 });
 
 /** What a control message with so much data takes, CMSG_SPACE of cmsg(3). */
@@ -81,6 +82,7 @@ export const SO_RXQ_OVFL = 40;
 export const SOL_UDP = 17;
 export const UDP_SEGMENT = 103;
 export const UDP_GRO = 104;
+export const POLLIN = 1;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_WAITFORONE = 0x10000;
 
@@ -105,6 +107,7 @@ export const Errno = {
 const SYMBOLS = {
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
@@ -112,6 +115,7 @@ const SYMBOLS = {
   close: { parameters: ["i32"], result: "i32" },
   recvmmsg: { parameters: ["i32", "usize", "u32", "i32", "usize"], result: "i32" },
   sendmmsg: { parameters: ["i32", "usize", "u32", "i32"], result: "i32" },
+  poll: { parameters: ["usize", "usize", "i32"], result: "i32" },
   errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
   // Deno.UnsafePointer needs permission for all libraries; this needs it for libc only.
   addressOf: { name: "memmove", parameters: ["buffer", "buffer", "usize"], result: "usize" },
@@ -159,7 +163,7 @@ export class Libc {
 }
 
 function open(): Deno.DynamicLibrary<typeof SYMBOLS> {
-  if (Deno.build.os !== "linux") throw new Unavailable("it needs Linux");
+  if (Deno.build.os !== "linux") throw new Unavailable(`Cannot call libc on ${Deno.build.os}`);
   const granted = LIBC_PATHS.filter((path) =>
     Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
   );
@@ -172,7 +176,45 @@ function open(): Deno.DynamicLibrary<typeof SYMBOLS> {
   }
   throw new Unavailable(
     granted.length === 0
-      ? `it needs permission to call libc (--allow-ffi=${LIBC_PATHS[0]})`
-      : `there is no libc at ${granted.join(" or ")}`,
+      ? `Cannot call libc: run with --allow-ffi=${LIBC_PATHS[0]}`
+      : `Cannot find libc at ${granted.join(" or ")}`,
   );
+}
+
+/**
+ * Memory that the kernel reads and writes: one WebAssembly.Memory, because its address never changes.
+ * Whoever hands out addresses in it keeps the arena alive.
+ */
+export class Arena {
+  readonly memory: WebAssembly.Memory;
+  readonly view: DataView<ArrayBuffer>;
+  readonly #address: bigint;
+  readonly #low: number;
+  readonly #high: number;
+
+  constructor(libc: Libc, bytes: number) {
+    const pages = Math.ceil(bytes / (64 * 1024));
+    this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    this.view = new DataView(this.memory.buffer as ArrayBuffer); // it is not a shared one
+    this.#address = libc.addressOf(this.view);
+    this.#low = Number(BigInt.asIntN(32, this.#address));
+    this.#high = Number(this.#address >> 32n);
+  }
+
+  addressOf(offset: number): bigint {
+    return this.#address + BigInt(offset);
+  }
+
+  /** Writes the address of an offset to `at`: in two halves, because a BigInt is garbage. */
+  setPointer(at: number, offset: number): void {
+    const low = (this.#low + offset) | 0;
+    const carry = low >>> 0 < offset ? 1 : 0;
+    this.view.setInt32(at, low, true);
+    this.view.setInt32(at + 4, this.#high + carry, true);
+  }
+
+  /** The twin of `setPointer`. */
+  offsetAt(at: number): number {
+    return (this.view.getInt32(at, true) - this.#low) >>> 0;
+  }
 }
