@@ -8,7 +8,7 @@ import { describeErrno, type ErrnoName } from "./refusal.ts";
 
 export interface Call {
   readonly method: MethodName;
-  /** The 64-bit fields of the request, in the order of METHODS. */
+  /** The 64-bit fields of the request, unsigned, in the order of METHODS. */
   readonly fields: readonly bigint[];
   readonly data?: Uint8Array | undefined;
   /** Bytes that the body of the reply will have, if the call succeeds. */
@@ -57,6 +57,11 @@ export class NoReplyError extends RemoteError {
     const within = timeout % 1000 === 0 ? `${timeout / 1000}s` : `${timeout}ms`;
     super(`no reply from ${server} within ${within}: is mallocd running there?`, asked);
   }
+}
+
+/** The call will never be answered, because its Remote was closed. */
+export function closedError(call: Call): DOMException {
+  return new DOMException(`${describe(call)}: the remote was closed`, "AbortError");
 }
 
 /** A call as C would write it, for messages. */

@@ -64,10 +64,13 @@ export async function openUdp(server: string): Promise<Transport> {
 }
 
 /** Names are looked up once, as the system would: the daemon's answers carry an address. */
-async function resolve(hostname: string): Promise<string> {
+export async function resolve(hostname: string): Promise<string> {
   if (parseAddress(hostname) !== undefined) return hostname;
-  const { lookup } = await import("node:dns/promises"); // loaded for names only: it takes time
-  return (await lookup(hostname)).address;
+  // Loaded for names only: it takes time. Its promises would make Deno 2.6 print a deprecation warning.
+  const { lookup } = await import("node:dns");
+  return await new Promise((resolve, reject) => {
+    lookup(hostname, (error, address) => error === null ? resolve(address) : reject(error));
+  });
 }
 
 class UdpTransport implements Transport {
@@ -107,12 +110,15 @@ class UdpTransport implements Transport {
       try {
         const [datagram, from] = await socket.receive(this.#buffer);
         const { hostname, port } = from as Deno.NetAddr;
-        if (port !== this.peer.port || parseAddress(hostname)?.join() !== peer) continue;
+        if (port !== this.peer.port) continue;
+        // The system writes an address in one way, a person may have written it in another.
+        if (hostname !== this.peer.hostname && parseAddress(hostname)?.join() !== peer) continue;
         this.onDatagram(datagram);
       } catch (error) {
-        // A daemon that is gone may show as ECONNREFUSED on some systems: the call's timeout tells.
         if (this.#socket !== socket) return;
-        if (!(error instanceof Deno.errors.ConnectionRefused)) throw error;
+        // On some systems this is how a daemon that is gone shows: the call's timeout tells.
+        const { ConnectionRefused, ConnectionReset } = Deno.errors;
+        if (!(error instanceof ConnectionRefused || error instanceof ConnectionReset)) throw error;
       }
     }
   }

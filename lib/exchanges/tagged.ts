@@ -4,7 +4,14 @@
  * request cache makes that harmless. Calls that are made in one turn of the event loop share datagrams.
  */
 
-import { type Call, describe, type Exchange, NoReplyError, RefusedError } from "../exchange.ts";
+import {
+  type Call,
+  closedError,
+  describe,
+  type Exchange,
+  NoReplyError,
+  RefusedError,
+} from "../exchange.ts";
 import { decodeReply, encodeRequest, FIELD, METHODS, Reply, REPLY_HEAD } from "../protocol.ts";
 import type { Clock, Transport } from "../transport.ts";
 
@@ -27,10 +34,12 @@ interface Pending extends Call {
   readonly cost: number;
   readonly resolve: (body: Uint8Array) => void;
   readonly reject: (reason: unknown) => void;
-  /** When it is given up; undefined until it is sent. */
-  deadline: number | undefined;
+  /** Whether its cost is part of what is in flight. */
+  admitted: boolean;
+  /** When it is given up; Infinity until it is sent. */
+  deadline: number;
   wait: number;
-  /** When it is to be sent again. */
+  /** When it is to be sent again; Infinity until it is sent. */
   due: number;
   settled: boolean;
 }
@@ -40,14 +49,16 @@ export class TaggedExchange implements Exchange {
   readonly chunk: number;
   readonly #transport: Transport;
   readonly #clock: Clock;
-  readonly #datagramSize: number;
+  /** The datagram that is being filled or sent. */
+  readonly #datagram: DataView<ArrayBuffer>;
   readonly #pending = new Map<number, Pending>();
   /** Calls that wait for room in the window, and calls to be sent again, which have their room. */
-  #waiting: Pending[] = [];
+  readonly #waiting = new Set<Pending>();
   #repeats: Pending[] = [];
   #inFlight = 0;
   #nextTag: number;
   #flushing = false;
+  #closed = false;
   /** The one timer: when it goes off, Infinity if it is not set. */
   #wake = Infinity;
   #cancelTimer: () => void = () => {};
@@ -56,15 +67,17 @@ export class TaggedExchange implements Exchange {
   constructor(transport: Transport, clock: Clock) {
     this.#transport = transport;
     this.#clock = clock;
-    this.#datagramSize = transport.loopback ? LOOPBACK_DATAGRAM : NETWORK_DATAGRAM;
-    this.chunk = this.#datagramSize - 3 * FIELD;
+    const datagramSize = transport.loopback ? LOOPBACK_DATAGRAM : NETWORK_DATAGRAM;
+    this.chunk = datagramSize - 3 * FIELD;
+    this.#datagram = new DataView(new ArrayBuffer(datagramSize));
     this.#nextTag = Math.floor(clock.random() * 2 ** 32);
     transport.onDatagram = (datagram) => this.#take(datagram);
   }
 
   call(call: Call): Promise<Uint8Array> {
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
+    if (this.#closed) return Promise.reject(closedError(call));
     if (call.signal?.aborted) return Promise.reject(call.signal.reason);
+    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
     const request = FIELD * (METHODS[call.method].request.length + 1) + (call.data?.length ?? 0);
     const pending: Pending = {
       ...call,
@@ -72,13 +85,14 @@ export class TaggedExchange implements Exchange {
       cost: Math.max(request, REPLY_HEAD + call.bodyLength),
       resolve,
       reject,
-      deadline: undefined,
+      admitted: false,
+      deadline: Infinity,
       wait: FIRST_WAIT_MS,
       due: Infinity,
       settled: false,
     };
     this.#pending.set(pending.tag, pending);
-    this.#waiting.push(pending);
+    this.#waiting.add(pending);
     this.#scheduleFlush();
     if (call.signal === undefined) return promise;
     const { signal } = call;
@@ -88,9 +102,9 @@ export class TaggedExchange implements Exchange {
   }
 
   async close(): Promise<void> {
-    for (const call of [...this.#pending.values()]) {
-      const error = new DOMException(`${describe(call)}: the remote was closed`, "AbortError");
-      this.#settle(call, () => call.reject(error));
+    this.#closed = true;
+    for (const call of this.#pending.values()) {
+      this.#settle(call, () => call.reject(closedError(call)));
     }
     await this.#transport.close();
   }
@@ -103,52 +117,61 @@ export class TaggedExchange implements Exchange {
   #scheduleFlush(): void {
     if (this.#flushing) return;
     this.#flushing = true;
-    queueMicrotask(() =>
-      this.#flush().finally(() => {
-        this.#flushing = false;
-        if (this.#repeats.length > 0 || this.#isRoomForNext()) this.#scheduleFlush();
-      })
-    );
+    queueMicrotask(async () => {
+      do await this.#flush(); while (this.#repeats.length > 0 || this.#isRoomForNext());
+      this.#flushing = false;
+    });
   }
 
   #isRoomForNext(): boolean {
     const [next] = this.#waiting;
-    return next !== undefined && (this.#inFlight === 0 || this.#inFlight + next.cost <= WINDOW);
+    return next !== undefined && this.#isRoomFor(next);
   }
 
-  /** Sends what may be sent, as few datagrams as possible. */
+  #isRoomFor(call: Pending): boolean {
+    return this.#inFlight === 0 || this.#inFlight + call.cost <= WINDOW;
+  }
+
+  /** Sends what may be sent, in as few datagrams as possible. */
   async #flush(): Promise<void> {
-    const batch = this.#repeats.filter((call) => !call.settled);
+    const batch = this.#repeats;
     this.#repeats = [];
-    while (this.#isRoomForNext()) {
-      const call = this.#waiting.shift()!;
+    for (const call of this.#waiting) {
+      if (!this.#isRoomFor(call)) break;
+      this.#waiting.delete(call);
       this.#inFlight += call.cost;
+      call.admitted = true;
       batch.push(call);
     }
-    const bytes = new DataView(new ArrayBuffer(this.#datagramSize));
     let length = 0;
     let cost = 0;
-    const send = async () => {
-      const datagram = new Uint8Array(bytes.buffer, 0, length);
-      length = cost = 0;
-      // What the kernel would not take is as good as lost: the retransmission sends it again.
-      await this.#transport.send(datagram).catch(() => {});
-    };
     for (const call of batch) {
-      if (call.settled) continue; // while an earlier datagram was on its way
-      if (cost > 0 && cost + call.cost > this.#datagramSize) await send();
+      if (cost > 0 && cost + call.cost > this.#datagram.byteLength) {
+        await this.#send(length);
+        length = cost = 0;
+      }
+      // Whoever gave it up, perhaps just now, may be using its data for something else.
+      if (call.settled) continue;
       const { tag, method, fields, data } = call;
-      length += encodeRequest(bytes, length, method, fields, { tag, ...(data && { data }) });
+      length += encodeRequest(this.#datagram, length, method, fields, {
+        tag,
+        ...(data && { data }),
+      });
       cost += call.cost;
       this.#arm(call);
     }
-    if (length > 0) await send();
+    if (length > 0) await this.#send(length);
+  }
+
+  /** What the kernel would not take is as good as lost: the retransmission sends it again. */
+  async #send(length: number): Promise<void> {
+    await this.#transport.send(new Uint8Array(this.#datagram.buffer, 0, length)).catch(() => {});
   }
 
   /** Says when a call that is being sent will be sent again. */
   #arm(call: Pending): void {
     const now = this.#clock.now();
-    call.deadline ??= now + call.timeout;
+    if (call.deadline === Infinity) call.deadline = now + call.timeout;
     const jittered = call.wait * (0.75 + this.#clock.random() / 2);
     call.wait = Math.min(2 * call.wait, LONGEST_WAIT_MS);
     call.due = Math.min(now + jittered, call.deadline);
@@ -169,7 +192,6 @@ export class TaggedExchange implements Exchange {
     this.#wake = Infinity;
     let next = Infinity;
     for (const call of this.#pending.values()) {
-      if (call.deadline === undefined) continue;
       if (now >= call.deadline) {
         const error = new NoReplyError(describe(call), this.#transport.server, call.timeout);
         this.#settle(call, () => call.reject(error));
@@ -209,10 +231,9 @@ export class TaggedExchange implements Exchange {
       this.#cancelTimer();
       this.#wake = Infinity;
     }
-    if (call.deadline === undefined) {
-      this.#waiting = this.#waiting.filter((other) => other !== call);
-    } else this.#inFlight -= call.cost;
+    if (call.admitted) this.#inFlight -= call.cost;
+    else this.#waiting.delete(call);
     outcome();
-    if (this.#waiting.length > 0) this.#scheduleFlush();
+    if (this.#waiting.size > 0) this.#scheduleFlush();
   }
 }

@@ -1,0 +1,42 @@
+/** A daemon for tests of its clients: the real service behind a real socket of the loopback interface. */
+
+import { Counter, newCounters, REQUESTS } from "../lib/counters.ts";
+import { serveDatagram } from "../lib/engines/datagram.ts";
+import { type MethodName, METHODS } from "../lib/protocol.ts";
+
+export interface DaemonOptions {
+  hostname?: string;
+  port?: number;
+  memory?: number;
+  strict?: boolean;
+}
+
+export interface Daemon extends AsyncDisposable {
+  readonly server: string;
+  /** What the daemon counts, now. */
+  count(name: keyof typeof Counter): number;
+  /** How many requests of a method it has executed. */
+  requests(method: MethodName): number;
+}
+
+export async function startDaemon(
+  { hostname = "127.0.0.1", port = 0, memory = 16 * 1024 ** 2, strict = false }: DaemonOptions = {},
+): Promise<Daemon> {
+  const counters = newCounters();
+  const engine = await serveDatagram({
+    hostname,
+    port,
+    memory,
+    strict,
+    replayCache: 65536,
+    counters,
+    clock: new Int32Array(new SharedArrayBuffer(4)),
+  });
+  const host = hostname.includes(":") ? `[${hostname}]` : hostname;
+  return {
+    server: `${host}:${engine.address.port}`,
+    count: (name) => counters[Counter[name]]!,
+    requests: (method) => counters[REQUESTS + METHODS[method].opcode]!,
+    [Symbol.asyncDispose]: () => engine.close(),
+  };
+}
