@@ -1,6 +1,7 @@
 /** mallocd-client: a command line in, one call of the daemon, its result out. */
 
 import {
+  BENCH_FLAGS,
   CLIENT,
   CLIENT_FLAGS,
   type CommandName,
@@ -8,13 +9,19 @@ import {
   PING_FLAGS,
 } from "./lib/cli/client_flags.ts";
 import { checkWords, type Context, prepare, type Terminal } from "./lib/cli/commands.ts";
-import { commandHelp, parseCommandLine, programHelp, UsageError } from "./lib/flags.ts";
+import {
+  type Command,
+  commandHelp,
+  parseCommandLine,
+  programHelp,
+  UsageError,
+} from "./lib/flags.ts";
 import { Remote, RemoteError } from "./lib/remote.ts";
-import { parseServer } from "./lib/transport.ts";
 import { VERSION } from "./lib/version.ts";
 
-const interrupted = new AbortController();
+let interrupted: AbortController | undefined;
 
+/** What a command does not look at is not made: to be asked whether it is a terminal takes time, too. */
 const terminal: Terminal = {
   write(data) {
     const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
@@ -25,14 +32,31 @@ const terminal: Terminal = {
     if (!Deno.stderr.isTerminal()) return;
     Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${line}`));
   },
-  isTerminal: Deno.stdout.isTerminal(),
-  input: Deno.stdin.readable,
-  signal: interrupted.signal,
+  get isTerminal() {
+    return Deno.stdout.isTerminal();
+  },
+  get input() {
+    return Deno.stdin.readable;
+  },
+  /** A command that looks at this ends with its summary at the first Ctrl-C, others without a word. */
+  get signal() {
+    return (interrupted ??= onFirstInterrupt()).signal;
+  },
 };
 
+function onFirstInterrupt(): AbortController {
+  const controller = new AbortController();
+  const abort = () => {
+    Deno.removeSignalListener("SIGINT", abort); // the second ends the process, as ever
+    controller.abort();
+  };
+  Deno.addSignalListener("SIGINT", abort);
+  return controller;
+}
+
 async function main(args: readonly string[]): Promise<number> {
-  const flags = { ...CLIENT_FLAGS, ...PING_FLAGS };
-  const { values, words: [command, ...words] } = parseCommandLine(
+  const flags = { ...CLIENT_FLAGS, ...PING_FLAGS, ...BENCH_FLAGS };
+  const { values, words: [command, ...words], given } = parseCommandLine(
     CLIENT,
     flags,
     args,
@@ -57,16 +81,12 @@ async function main(args: readonly string[]): Promise<number> {
     terminal.write(commandHelp(CLIENT, command, COMMANDS[command]));
     return 0;
   }
+  checkFlags(command, given);
   if (command === "shell") checkWords(command, words);
   const run = command === "shell" ? await loadShell() : prepare(command, words);
   const { server, timeout, classic, verbose, hex } = values;
-  if (parseServer(server) === undefined) {
-    throw new UsageError(
-      `--server cannot be ${JSON.stringify(server)}`,
-      "use HOST:PORT, as 127.0.0.1:8081 or [::1]:8081",
-    );
-  }
-  await using remote = await Remote.connect({
+  // Closed by the end of the process, which comes next and is faster at it.
+  const remote = await Remote.connect({
     server,
     timeout,
     protocol: classic ? "classic" : "auto",
@@ -79,7 +99,7 @@ async function main(args: readonly string[]): Promise<number> {
       : "hello was not answered";
     terminal.say(`mallocd-client: ${server} speaks the ${remote.protocol} protocol (${why})`);
   }
-  const context: Context = { remote, terminal, hex, ping: values };
+  const context: Context = { remote, terminal, hex, ping: values, bench: values };
   return await run(context) ? 0 : 1;
 }
 
@@ -87,6 +107,17 @@ async function main(args: readonly string[]): Promise<number> {
 async function loadShell() {
   const { shell } = await import("./lib/cli/shell.ts");
   return shell;
+}
+
+/** A flag of one command means nothing to another. */
+function checkFlags(command: CommandName, given: readonly string[]): void {
+  const { flags = {} }: Command = COMMANDS[command];
+  const foreign = given.find((flag) => !Object.hasOwn({ ...CLIENT_FLAGS, ...flags }, flag));
+  if (foreign === undefined) return;
+  throw new UsageError(
+    `${command} takes no option --${foreign}`,
+    `mallocd-client ${command} --help lists those that it takes`,
+  );
 }
 
 function isCommand(word: string): word is CommandName {

@@ -75,7 +75,7 @@ function logfmt(fields: Record<string, string | number | undefined>): void {
     const text = String(value);
     pairs.push(`${key}=${/[\s"=]/.test(text) ? JSON.stringify(text) : text}`);
   }
-  console.error(`mallocd: ${pairs.join(" ")}`);
+  console.error(pairs.join(" "));
 }
 
 function formatAddress({ hostname, port }: Engine["address"]): string {
@@ -112,7 +112,9 @@ function startError(error: unknown, address: string): unknown {
   if (error instanceof Unavailable) {
     return new StartError(`--engine syscall cannot be had: ${error.message}`, "--engine datagram");
   }
-  return error;
+  // The heap says itself what to try; the rest is the address: a name that nobody has, and the like.
+  if (error instanceof RangeError || !(error instanceof Error)) return error;
+  return new StartError(`${address} cannot be listened on: ${error.message}`, "another --host");
 }
 
 /** What goes wrong is said in one line on stderr, and what to do about it in another. */

@@ -187,9 +187,11 @@ export function parseCommandLine<F extends Flags>(
 ): { values: Values<F>; words: string[]; given: string[] } {
   const seeHelp = `${program.name} --help lists the options`;
   const names = Object.keys(flags);
+  const switches = names.filter((name) => flags[name]!.placeholder === undefined);
+  checkSwitches(switches, args);
   const parsed = parseArgs(args.map(hideNumber), {
     string: ["_", ...names.filter((name) => flags[name]!.placeholder !== undefined)],
-    boolean: names.filter((name) => flags[name]!.placeholder === undefined),
+    boolean: switches,
     alias: { h: "help", V: "version" },
     "--": true,
     unknown: (word, flag) => {
@@ -204,9 +206,8 @@ export function parseCommandLine<F extends Flags>(
     if (value === "" || Array.isArray(value)) {
       throw new UsageError(`--${name} needs one value`, `--${name} ${flag.placeholder}`);
     }
-    const fromVariable = value === undefined || value === false
-      ? variable(variableOf(name))
-      : undefined;
+    const isOpen = (value === undefined || value === false) && !Object.hasOwn(HELP_FLAGS, name);
+    const fromVariable = isOpen ? variable(variableOf(name)) : undefined;
     if (value === true) values[name] = true;
     else if (typeof value === "string") values[name] = parseValue(`--${name}`, flag, value);
     else if (fromVariable !== undefined && fromVariable !== "") {
@@ -217,6 +218,17 @@ export function parseCommandLine<F extends Flags>(
   const words = [...parsed._, ...parsed["--"] ?? []].map(showNumber);
   const given = names.filter((name) => parsed[name] !== undefined && parsed[name] !== false);
   return { values: values as Values<F>, words, given };
+}
+
+/** To the parser --anyone=0 is --anyone: whoever writes that means something else. */
+function checkSwitches(switches: readonly string[], args: readonly string[]): void {
+  const end = args.indexOf("--");
+  for (const word of end === -1 ? args : args.slice(0, end)) {
+    const name = switches.find((name) => word.startsWith(`--${name}=`));
+    if (name !== undefined) {
+      throw new UsageError(`--${name} takes no value`, `--${name}, or leave it out`);
+    }
+  }
 }
 
 /** To the parser a word like -1 is a flag; the client has numbers below zero. */
@@ -271,8 +283,9 @@ export function programHelp(program: Program): string {
     lines.push(`\nCommands (${name} COMMAND --help tells more):\n`, table(rows));
   }
   lines.push("\nOptions:\n", flagTable(flags));
-  lines.push("\nEvery option but these two can also be set by a variable: ");
-  lines.push(`--${Object.keys(flags)[0]} is ${variableOf(Object.keys(flags)[0]!)}, and so on.\n`);
+  const [first = ""] = Object.keys(flags);
+  lines.push("\nEvery option but --help and --version can also be set by a variable: ");
+  lines.push(`--${first} is ${variableOf(first)}.\n`);
   lines.push("\nExamples:\n", ...examples.map((example) => `  $ ${example}\n`));
   return lines.join("");
 }

@@ -4,16 +4,27 @@ import {
   type Command,
   count,
   duration,
+  type Flag,
   type Flags,
   HELP_FLAGS,
   on,
+  optional,
   type Program,
-  text,
 } from "../flags.ts";
+import { type Mix, parseMix, parseSizes, type Sizes } from "../load/workload.ts";
 import { DEFAULT_SERVER, DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS } from "../remote.ts";
+import { parseServer } from "../transport.ts";
+
+function address(placeholder: string, standard: string, help: string): Flag<string> {
+  const parse = (value: string) => {
+    if (parseServer(value) === undefined) throw "HOST:PORT, as 127.0.0.1:8081 or [::1]:8081";
+    return value;
+  };
+  return { placeholder, default: standard, help, parse };
+}
 
 export const CLIENT_FLAGS = {
-  server: text("HOST:PORT", DEFAULT_SERVER, "where mallocd listens"),
+  server: address("HOST:PORT", DEFAULT_SERVER, "where mallocd listens"),
   timeout: duration(
     "TIME",
     `${DEFAULT_TIMEOUT_MS / 1000}s`,
@@ -29,6 +40,38 @@ export const CLIENT_FLAGS = {
 export const PING_FLAGS = {
   count: count("N", 5, [1, 1_000_000], "how many round trips"),
   interval: duration("TIME", "200ms", 60_000, "how long to wait between them"),
+} as const satisfies Flags;
+
+function mixed(placeholder: string, standard: string, help: string): Flag<Mix> {
+  const parse = (value: string) => {
+    const mix = parseMix(value);
+    if (mix === undefined) throw "methods and how often each, as read=70,write=20,malloc=5,free=5";
+    return mix;
+  };
+  return { placeholder, default: standard, help, parse };
+}
+
+function sizes(placeholder: string, standard: string, help: string): Flag<Sizes> {
+  const parse = (value: string) => {
+    const range = parseSizes(value);
+    if (range === undefined) throw "bytes, as 64, 16-1024 or log:16-1024";
+    return range;
+  };
+  return { placeholder, default: standard, help, parse };
+}
+
+export const BENCH_FLAGS = {
+  clients: count("N", 1, [1, 1024], "how many senders there are, each with a port of its own"),
+  "in-flight": count("N", 32, [1, 65536], "datagrams that each may have in flight"),
+  "per-datagram": count("N", 1, [1, 2048], "requests in each datagram"),
+  mix: mixed("METHOD=N,...", "read=70,write=20,malloc=5,free=5", "how often each method is used"),
+  size: sizes("BYTES", "64", "size of blocks: 64, or 16-1024, or log:16-1024"),
+  seconds: duration("TIME", "5s", 3_600_000, "how long to measure"),
+  rate: optional(
+    count("N", 1, [1, 100_000_000], "requests a second, sent on time whether or not replies come"),
+  ),
+  coalesce: on("let the kernel cut up and put together datagrams (UDP_SEGMENT, UDP_GRO)"),
+  json: on("print the result as JSON"),
 } as const satisfies Flags;
 
 const NUMBERS = "Pointers, lengths and values are decimal or 0x hexadecimal, up to 64 bits.";
@@ -113,6 +156,17 @@ export const COMMANDS = {
       "Prints operations per second, replies lost, bytes wrong, and round-trip percentiles. " +
       "Exit code 1 if anything was lost or wrong.",
     example: "mallocd-client stress 100000",
+  },
+  bench: {
+    words: "",
+    help: "put a load on the daemon and print requests a second and latencies",
+    details:
+      "Each sender works on blocks of its own, between 1 and 64 of them, and checks every byte that " +
+      "it reads.\nOf sizes from 16-1024 each is equally likely, of log:16-1024 each doubling is. " +
+      "With --rate, latency counts\nfrom when a request should have been sent. " +
+      "Exit code 1 if anything was lost or wrong.",
+    flags: BENCH_FLAGS,
+    example: "mallocd-client bench --in-flight 8 --per-datagram 32 --mix read=1",
   },
   shell: {
     words: "",

@@ -1,7 +1,7 @@
 /** What each command of mallocd-client does, once a daemon has been found: words in, output out. */
 
 import type { CommandName } from "./client_flags.ts";
-import { COMMANDS, PING_FLAGS } from "./client_flags.ts";
+import { BENCH_FLAGS, COMMANDS, PING_FLAGS } from "./client_flags.ts";
 import { concat } from "@std/bytes";
 import { formatSize, UsageError, type Values } from "../flags.ts";
 import type { Remote } from "../remote.ts";
@@ -25,6 +25,7 @@ export interface Context {
   readonly terminal: Terminal;
   readonly hex: boolean;
   readonly ping: Values<typeof PING_FLAGS>;
+  readonly bench: Values<typeof BENCH_FLAGS> & { readonly timeout: number };
 }
 
 type Run = (context: Context) => Promise<boolean>;
@@ -187,6 +188,11 @@ const COMMAND_OF: Readonly<Record<Exclude<CommandName, "shell">, Prepare>> = {
       terminal.write(`${summary}\n`);
       return lost === 0 && wrong === 0;
     };
+  },
+
+  bench: () => async (context) => {
+    const { bench } = await import("./bench.ts"); // loaded for this command only: it takes time
+    return await bench(context);
   },
 };
 

@@ -1,0 +1,129 @@
+/** The plots of docs/benchmarks.md, as SVG. */
+
+// Not in deno.json's imports, because `deno compile` puts all of those into the executables.
+// deno-lint-ignore no-import-prefix
+import { init } from "npm:echarts@6.1.0";
+import type { Report } from "../../lib/cli/bench.ts";
+import type { ServerKey } from "./loads.ts";
+
+const WIDTH = 760;
+const HEIGHT = 440;
+const TEXT = { fontFamily: "sans-serif", color: "#333" };
+
+interface Axis {
+  readonly name: string;
+  readonly base: number;
+  readonly format: (value: number) => string;
+}
+
+interface Line {
+  readonly name: string;
+  readonly points: readonly (readonly [x: number, y: number])[];
+  readonly color: string;
+  readonly type: "solid" | "dashed" | "dotted";
+}
+
+const COLORS: Readonly<Record<string, string>> = {
+  "bound": "#777777",
+  "C": "#777777",
+  "datagram": "#1f77b4",
+  "syscall": "#d62728",
+  "syscall, coalesced": "#ff7f0e",
+  "syscall, 32 a datagram": "#2ca02c",
+};
+
+/** Requests a second by datagrams in flight, for each line. */
+export function throughputPlot(
+  rates: Readonly<Record<string, readonly [inFlight: number, rate: number][]>>,
+): string {
+  return plot({
+    title: "Reads of 64 bytes a second",
+    x: { name: "datagrams in flight", base: 2, format: String },
+    y: { name: "reads a second", base: 10, format: short },
+    lines: Object.entries(rates).map(([name, points]) => ({
+      name,
+      points,
+      color: COLORS[name]!,
+      type: "solid",
+    })),
+  });
+}
+
+/** Under an offered load, requests a second. */
+export interface LoadPoint {
+  readonly rate: number;
+  readonly latency: Report["latency"];
+}
+
+/** Latencies by offered load, for each server. */
+export function latencyPlot(
+  servers: Readonly<Partial<Record<ServerKey, readonly LoadPoint[]>>>,
+): string {
+  const lines = Object.entries(servers).flatMap(([key, points]) =>
+    ([["p50", "solid"], ["p99", "dashed"], ["p99.9", "dotted"]] as const).map(
+      ([percentile, type]) => ({
+        name: `${key === "bound" ? "C" : key}, ${percentile}`,
+        points: points.map(({ rate, latency }) => [rate, latency[percentile]] as const),
+        color: COLORS[key]!,
+        type,
+      }),
+    )
+  );
+  return plot({
+    title: "Latency of reads of 64 bytes, 10% to 90% of each server's highest rate",
+    x: { name: "offered reads a second", base: 10, format: short },
+    y: { name: "microseconds", base: 10, format: short },
+    lines,
+  });
+}
+
+/** Both axes are logarithmic: what matters is how many times one thing is the other. */
+function plot(
+  { title, x, y, lines }: { title: string; x: Axis; y: Axis; lines: readonly Line[] },
+): string {
+  const chart = init(null, null, { renderer: "svg", ssr: true, width: WIDTH, height: HEIGHT });
+  const xs = lines.flatMap(({ points }) => points.map(([x]) => x));
+  chart.setOption({
+    animation: false,
+    backgroundColor: "#fff",
+    textStyle: TEXT,
+    title: { text: title, left: "center", top: 8, textStyle: { ...TEXT, fontSize: 16 } },
+    legend: { bottom: 4, textStyle: TEXT },
+    grid: { left: 70, right: 30, top: 64, bottom: 90 },
+    xAxis: {
+      ...axis(x),
+      nameLocation: "middle",
+      nameGap: 30,
+      min: Math.min(...xs),
+      max: Math.max(...xs),
+    },
+    yAxis: axis(y),
+    series: lines.map(({ name, points, color, type }) => ({
+      name,
+      type: "line",
+      symbolSize: 5,
+      color,
+      lineStyle: { width: 2, type },
+      data: points.map((point) => [...point]),
+    })),
+  });
+  const svg = chart.renderToSVGString();
+  chart.dispose();
+  return svg;
+}
+
+function axis({ name, base, format }: Axis) {
+  return {
+    type: "log" as const,
+    logBase: base,
+    name,
+    nameTextStyle: TEXT,
+    axisLabel: { ...TEXT, formatter: format },
+  };
+}
+
+/** 1500 as 1.5k, 2000000 as 2M. */
+function short(n: number): string {
+  if (n >= 1e6) return `${n / 1e6}M`;
+  return n >= 1e3 ? `${n / 1e3}k` : String(n);
+}
