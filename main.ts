@@ -49,6 +49,7 @@ async function main(args: readonly string[]): Promise<number> {
   }).catch((error) => {
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
+  const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
   const ticking = setInterval(() => Atomics.add(clock, 0, 1), 1000);
   say({
     msg: "ready",
@@ -59,7 +60,7 @@ async function main(args: readonly string[]): Promise<number> {
     reason,
     receive_buffer: engine.receiveBuffer,
   });
-  const signal = await nextSignal();
+  const signal = await signalled;
   clearInterval(ticking);
   await engine.close();
   const counts = namedCounts(counters).filter(([, count]) => count > 0);

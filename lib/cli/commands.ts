@@ -199,8 +199,10 @@ const COMMAND_OF: Readonly<Record<Exclude<CommandName, "shell">, Prepare>> = {
 async function ping({ remote, terminal, ping: { count, interval } }: Context): Promise<boolean> {
   const times: number[] = [];
   let sent = 0;
-  while (sent < count && !terminal.signal.aborted) {
-    if (sent++ > 0) await sleep(interval, terminal.signal);
+  while (sent < count) {
+    if (sent > 0) await sleep(interval, terminal.signal);
+    if (terminal.signal.aborted) break;
+    sent++;
     const start = performance.now();
     try {
       await remote.ping({ signal: terminal.signal });

@@ -78,7 +78,7 @@ export class TaggedExchange implements Exchange {
     if (this.#closed) return Promise.reject(closedError(call));
     if (call.signal?.aborted) return Promise.reject(call.signal.reason);
     const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
-    const request = FIELD * (METHODS[call.method].request.length + 1) + (call.data?.length ?? 0);
+    const request = FIELD * (call.fields.length + 1) + (call.data?.length ?? 0);
     const pending: Pending = {
       ...call,
       tag: this.#takeTag(),
@@ -143,12 +143,14 @@ export class TaggedExchange implements Exchange {
       call.admitted = true;
       batch.push(call);
     }
+    let now = this.#clock.now();
     let length = 0;
     let cost = 0;
     for (const call of batch) {
       if (cost > 0 && cost + call.cost > this.#datagram.byteLength) {
         await this.#send(length);
         length = cost = 0;
+        now = this.#clock.now();
       }
       // Whoever gave it up, perhaps just now, may be using its data for something else.
       if (call.settled) continue;
@@ -158,7 +160,7 @@ export class TaggedExchange implements Exchange {
         ...(data && { data }),
       });
       cost += call.cost;
-      this.#arm(call);
+      this.#arm(call, now);
     }
     if (length > 0) await this.#send(length);
   }
@@ -169,8 +171,7 @@ export class TaggedExchange implements Exchange {
   }
 
   /** Says when a call that is being sent will be sent again. */
-  #arm(call: Pending): void {
-    const now = this.#clock.now();
+  #arm(call: Pending, now: number): void {
     if (call.deadline === Infinity) call.deadline = now + call.timeout;
     const jittered = call.wait * (0.75 + this.#clock.random() / 2);
     call.wait = Math.min(2 * call.wait, LONGEST_WAIT_MS);

@@ -1,0 +1,120 @@
+/** What the benchmarks over sockets share: servers as processes of their own, and a client that costs little. */
+
+import { MAX_DATAGRAM } from "../lib/protocol.ts";
+
+export const HOST = "127.0.0.1";
+const ROOT = new URL("../", import.meta.url);
+
+/** If a measurement takes longer, a reply was lost, and would be waited for for ever. */
+const PATIENCE_MS = 30_000;
+
+export interface Server extends AsyncDisposable {
+  readonly port: number;
+}
+
+/** The daemon of this source tree, on a free port. */
+export function startMallocd(engine: string): Promise<Server> {
+  const args = ["-P=daemon", "--allow-read=lib", "main.ts", "--port", "0", "--engine", engine];
+  return startServer(args, "stderr");
+}
+
+/** Runs a program with Deno, which says in its first line on which port of HOST it listens. */
+export async function startServer(
+  args: readonly string[],
+  output: "stdout" | "stderr",
+): Promise<Server> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-q", ...args],
+    cwd: ROOT,
+    stdout: "null",
+    stderr: "inherit",
+    [output]: "piped",
+  }).spawn();
+  const lines = child[output].pipeThrough(new TextDecoderStream());
+  let said = "";
+  for await (const text of lines.values({ preventCancel: true })) {
+    said += text;
+    if (said.includes("\n")) break;
+  }
+  const port = /:(\d+)\b/.exec(said)?.[1];
+  if (port === undefined) throw new Error(`Cannot start ${args.join(" ")}: ${said}`);
+  return {
+    port: Number(port),
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGTERM");
+      await lines.cancel();
+      await child.status;
+    },
+  };
+}
+
+/** A client's socket. Replies are received, and not looked at. */
+export class Prober implements Disposable {
+  readonly #socket = Deno.listenDatagram({ transport: "udp", hostname: HOST, port: 0 });
+  readonly #timer = setTimeout(() => this.#socket.close(), PATIENCE_MS);
+  readonly #server: Deno.NetAddr;
+  readonly #buffer = new Uint8Array(MAX_DATAGRAM);
+
+  constructor({ port }: Server) {
+    this.#server = { transport: "udp", hostname: HOST, port };
+  }
+
+  async send(request: Uint8Array): Promise<void> {
+    await this.#socket.send(request, this.#server);
+  }
+
+  /** The next datagram; the one after it overwrites it. */
+  async receive(): Promise<Uint8Array> {
+    const [datagram] = await this.#socket.receive(this.#buffer);
+    return datagram;
+  }
+
+  async ask(request: Uint8Array): Promise<Uint8Array> {
+    await this.send(request);
+    return await this.receive();
+  }
+
+  /** Replies a second with so many copies of a request in flight. */
+  async rate(request: Uint8Array, inFlight: number, ms: number): Promise<number> {
+    for (let i = 0; i < inFlight; i++) await this.send(request);
+    const result = await rate(ms, async () => {
+      await this.receive();
+      await this.send(request);
+    });
+    for (let i = 0; i < inFlight; i++) await this.receive();
+    return result;
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+    this.#socket.close();
+  }
+}
+
+/** How often a second a step can be done, by doing it for so many milliseconds. */
+export async function rate(ms: number, step: () => Promise<void>): Promise<number> {
+  const start = performance.now();
+  let steps = 0;
+  let time: number;
+  do {
+    await step();
+    steps++;
+    time = performance.now() - start;
+  } while (time < ms);
+  return steps / time * 1000;
+}
+
+/** The median of each measurement over some rounds, in which each takes its turn; the first is warm-up. */
+export async function medians(
+  rounds: number,
+  measurements: readonly (() => Promise<number>)[],
+): Promise<number[]> {
+  const results: number[][] = measurements.map(() => []);
+  for (let round = 0; round <= rounds; round++) {
+    for (const [i, measure] of measurements.entries()) {
+      const result = await measure();
+      if (round > 0) results[i]!.push(result);
+    }
+  }
+  return results.map((values) => values.sort((a, b) => a - b)[rounds >>> 1]!);
+}

@@ -1,0 +1,42 @@
+#!/bin/sh
+# build.sh DENO TOOLS FOLDER [PLATFORM]: makes mallocd and mallocd-client in FOLDER, for this machine or
+# for another platform of `deno compile --target`. With ENGINE=datagram in the environment the daemon gets
+# no permission for FFI, and so has no syscall engine.
+set -eu
+
+deno=$1
+tools=$2
+folder=$3
+platform=${4:-}
+
+stub=$(contrib/denort.sh "$deno" "$tools" $platform)
+if [ -n "$stub" ]; then export DENORT_BIN="$stub"; else unset DENORT_BIN; fi
+
+# They are bundled first: `deno compile` alone embeds every npm package that deno.lock names, those of the
+# benches, too, and looks through them at each start (bench/startup.ts). What the client loads for one
+# command only stays a file of its own. So does the daemon's worker, under the name by which the daemon
+# looks for it beside itself. Only the client is minified, whose start-up counts.
+bundle=$tools/bundle
+rm -rf "$bundle"
+"$deno" bundle -q --minify --code-splitting --outdir "$bundle" client.ts
+"$deno" bundle -q --output "$bundle/main.js" main.ts
+"$deno" bundle -q --output "$bundle/syscall_worker.ts" lib/engines/syscall_worker.ts
+# Their times become part of the executables, which otherwise depend on the sources only.
+TZ=UTC touch -t 200001010000 "$bundle"/*
+
+# No code cache: it is a file in /tmp that anybody on the machine may put there first, with other code.
+compile() {
+  "$deno" compile -q --no-check --no-prompt --no-code-cache ${platform:+--target "$platform"} "$@"
+}
+if [ "${ENGINE:-}" = datagram ]; then
+  compile -P=daemon-without-ffi -o "$folder/mallocd" "$bundle/main.js"
+else
+  compile -P=daemon --include "$bundle/syscall_worker.ts" -o "$folder/mallocd" "$bundle/main.js"
+fi
+compile -P=client -o "$folder/mallocd-client" "$bundle/client.js"
+
+# What bench/startup.ts compares the client with: the same without a program.
+if [ -z "$platform" ]; then
+  : >"$bundle/empty.js"
+  compile -P=client -o "$tools/empty" "$bundle/empty.js"
+fi

@@ -1,0 +1,40 @@
+/** What the executables may do: `deno compile` writes it into them, as JSON behind the ELF image. */
+
+import { assert, assertEquals } from "@std/assert";
+import { CLIENT, MALLOCD, ROOT } from "./programs.ts";
+
+/** The image is far larger than what follows it. */
+const TAIL_BYTES = 16 * 1024 ** 2;
+
+const { permissions: sets } = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
+
+/** What is allowed, a list for each kind of permission, and whether the program asks for more. */
+async function permissionsOf(program: string): Promise<Record<string, unknown>> {
+  const file = await Deno.open(program);
+  await file.seek(-TAIL_BYTES, Deno.SeekMode.End);
+  const tail = await new Response(file.readable).bytes();
+  const [, json] =
+    /"permissions":(\{"allow_[^{}]*\})/.exec(new TextDecoder("latin1").decode(tail)) ?? [];
+  const { prompt, ...lists } = JSON.parse(json!);
+  // Only `deno run` imports from elsewhere: an executable has what it was compiled with.
+  delete lists.allow_import;
+  return {
+    prompt,
+    ...Object.fromEntries(Object.entries(lists).filter(([, list]) => list !== null)),
+  };
+}
+
+/** An empty list is the whole network. */
+const SOCKETS = { prompt: false, allow_net: [], allow_env: ["MALLOCD_*"] };
+
+Deno.test("mallocd-client may use the network and MALLOCD_*, and does not ask for more", async () => {
+  assertEquals(await permissionsOf(CLIENT), SOCKETS);
+});
+
+Deno.test("mallocd may use the network, MALLOCD_* and libc, and does not ask for more", async () => {
+  const { allow_ffi, ...others } = await permissionsOf(MALLOCD);
+  assertEquals(others, SOCKETS);
+  const libraries = sets.daemon.ffi;
+  assert(libraries.every((path: string) => path.endsWith("/libc.so.6")));
+  if (allow_ffi !== undefined) assertEquals(allow_ffi, libraries); // not with ENGINE=datagram
+});
