@@ -132,7 +132,9 @@ function report(error: unknown): number {
   }
   if (error instanceof RemoteError) terminal.say(`mallocd-client: ${error.message}`);
   else if (error instanceof Deno.errors.BrokenPipe) return 1;
-  else if (error instanceof Error && "code" in error) {
+  else if (error instanceof Error && "hostname" in error) {
+    terminal.say(`mallocd-client: cannot find the host ${error.hostname}: ${error.message}`);
+  } else if (error instanceof Error && "code" in error) {
     terminal.say(`mallocd-client: ${error.message}`);
   } else throw error;
   return 1;

@@ -173,8 +173,8 @@ export const COMMANDS = {
     help: "look around with a line editor and variables: p = malloc 64",
     details:
       "Every command works without the program's name; NAME = COMMAND keeps what it prints, $NAME " +
-      "gives it back. Quotes keep blanks. vars lists the variables, help the commands; exit or " +
-      "Ctrl-D leaves.",
+      "gives it back. Quotes keep blanks, and write does without LEN. vars lists the variables, help " +
+      "the commands; exit or Ctrl-D leaves.",
     example: "mallocd-client shell",
   },
 } as const satisfies Readonly<Record<string, Command>>;

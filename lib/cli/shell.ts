@@ -121,10 +121,15 @@ async function runLine(line: string, context: Context, variables: Map<string, st
 }
 
 async function run(command: ShellCommand, words: readonly string[], context: Context) {
-  if (command === "write" && words.length === 2) {
-    throw new UsageError("write: DATA is missing", 'write $p - "hello"');
-  }
-  await prepare(command, words)(context);
+  await prepare(command, command === "write" ? withLength(words) : words)(context);
+}
+
+/** At a prompt LEN may be left out, because DATA is always there: standard input is the prompt's. */
+function withLength(words: readonly string[]): readonly string[] {
+  const [pointer, length, ...data] = words;
+  if (pointer === undefined || length === undefined) return words;
+  const isLength = data.length > 0 && /^(-|\d+|0x[\da-f]+)$/i.test(length);
+  return isLength ? words : [pointer, "-", length, ...data];
 }
 
 function isCommand(word: string | undefined): word is ShellCommand {

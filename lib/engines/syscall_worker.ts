@@ -5,7 +5,7 @@
  * All that the kernel reads or writes lies in one WebAssembly.Memory, the *arena*, whose address never
  * changes; it is at the same time the I/O memory of the service. Datagrams are received where they are
  * served, replies are sent from where they were made, and the name that the kernel writes for a sender
- * is the service's source. Nothing is copied.
+ * is the service's source: no datagram is copied on its way.
  *
  * Replies are packed one behind the other. Those of equal size to one peer are thus one stretch of
  * memory, which goes out as one message that the kernel cuts up (UDP_SEGMENT). The other way round, what
@@ -49,17 +49,21 @@ export interface Start {
 /** What the worker tells the main thread. */
 export type Report = { state: "running" | "ended" } | { state: "failed"; error: unknown };
 
-/** Messages that are received by one call. */
-const BATCH = 64;
-/** Messages that are sent by one call: a coalesced message can want many. */
+/**
+ * Messages that one call receives, and that are answered together. A larger batch saves little, but its
+ * replies leave later: a client that waits for them all does nothing meanwhile, and then the daemon does.
+ */
+const BATCH = 16;
+/** Messages that one call sends: those that the kernel has coalesced can want many. */
 const MAX_SENDS = 256;
-/** Datagrams that one message can be cut into, UDP_MAX_SEGMENTS of Linux before 6.9. */
+/** Datagrams into which every kernel that knows UDP_SEGMENT can cut a message. */
 const MAX_SEGMENTS = 64;
-/** A received message is at most what an IP packet can hold. */
+/** A message, coalesced or not, is at most what an IP packet can hold. */
 const MAX_MESSAGE = 64 * 1024;
 /** Not a power of two, so that the beginnings of messages don't compete for the same cache lines. */
 const MESSAGE_STRIDE = MAX_MESSAGE + 3 * 64;
 const SOURCE_STRIDE = 32;
+/** Room for sixteen of the longest replies. */
 const REPLIES_BYTES = 1024 * 1024;
 /** With every received message: the size of coalesced datagrams and the drops so far, an int each. */
 const INT_CONTROL_BYTES = controlSpace(4);
@@ -216,7 +220,7 @@ class Replies {
       const sent = this.#libc.symbols.sendmmsg(this.#fd, this.#headers[message]!, count, flags);
       if (sent > 0) return sent;
       const errno = this.#libc.errno();
-      // A signal came in between, or an earlier reply found nobody: this one was not tried.
+      // A signal came in between, or the error is that of an earlier reply: this one was not tried.
       if (errno !== Errno.EINTR && errno !== Errno.ECONNREFUSED) return -errno;
     }
   }
@@ -234,7 +238,6 @@ class Replies {
     const start = this.#arena.offsetAt(iovec + IOVEC.base);
     const bytes = this.#view.getInt32(iovec + IOVEC.length, true);
     this.#view.setInt32(header + MMSGHDR.controlLength, 0, true);
-    this.#counters[Counter.sendErrors]!++;
     let lost = 0;
     for (let at = 0; at < bytes; at += segment) {
       this.#arena.setPointer(iovec + IOVEC.base, start + at);
@@ -245,11 +248,12 @@ class Replies {
     return lost;
   }
 
-  /** Learns from a run that the kernel refused although it took its replies. */
+  /** Learns from a run that the kernel refused although it took each of its replies. */
   #limitRuns(errno: number, segment: number): void {
-    // The interface has no checksum offload, without which Linux cuts up nothing.
+    this.#counters[Counter.sendErrors]!++;
+    // The interface has no checksum offload, without which many kernels cut up nothing.
     if (errno === Errno.EIO) this.#maxSegment = 0;
-    // The replies are longer than what the interface sends in one piece.
+    // Each of the replies is longer than what the interface sends in one piece.
     if (errno === Errno.EINVAL || errno === Errno.EMSGSIZE) {
       this.#maxSegment = Math.min(this.#maxSegment, segment - 1);
     }
@@ -302,7 +306,7 @@ class Loop {
   run(): void {
     for (;;) {
       const messages = this.#receive();
-      if (Atomics.load(this.#stop, 0) !== 0) return; // what woke us is no message
+      if (Atomics.load(this.#stop, 0) !== 0) return; // what came now, or woke us, came too late
       for (let i = 0; i < messages; i++) this.#serve(i);
       this.#replies.flush();
     }

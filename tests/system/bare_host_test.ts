@@ -83,7 +83,12 @@ testOnBareHost("mallocd serves mallocd-client", async (root) => {
   await using daemon = await Mallocd.from("unshare", words(root, MALLOCD, "--port 0"));
   assertEquals(daemon.ready["msg"], "ready");
   const client = (line: string, input?: string) =>
-    bare(root, CLIENT, `--server ${daemon.server} ${line}`, input === undefined ? {} : { input });
+    bare(
+      root,
+      CLIENT,
+      `--server ${daemon.server} --timeout 10s ${line}`,
+      input === undefined ? {} : { input },
+    );
   assertEquals(await client("malloc 5"), done(`${FIRST}\n`));
   assertEquals(await client(`write ${FIRST} 5 hello`), done());
   assertEquals(await client(`read ${FIRST} 4`), done("hell"));

@@ -166,6 +166,7 @@ for (const engine of engines) {
       failed("read(0xc420000000, 17): not inside one live allocation"),
     );
     assertEquals(await daemon.client(`--classic write ${FIRST + 16} 1 x`), done());
+    await daemon.settle();
     const { totals } = await daemon.stop();
     assertEquals([totals["silent"], totals["refused.outsideLiveBlock"]], ["1", "2"]);
   });

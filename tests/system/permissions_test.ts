@@ -8,20 +8,21 @@ const TAIL_BYTES = 16 * 1024 ** 2;
 
 const { permissions: sets } = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
 
-/** What is allowed, a list for each kind of permission, and whether the program asks for more. */
-async function permissionsOf(program: string): Promise<Record<string, unknown>> {
+/** All that an executable tells the runtime in it. */
+async function metadataOf(program: string) {
   const file = await Deno.open(program);
   await file.seek(-TAIL_BYTES, Deno.SeekMode.End);
   const tail = await new Response(file.readable).bytes();
-  const [, json] =
-    /"permissions":(\{"allow_[^{}]*\})/.exec(new TextDecoder("latin1").decode(tail)) ?? [];
-  const { prompt, ...lists } = JSON.parse(json!);
+  const [json] = /\{"argv":[ -~]*/.exec(new TextDecoder("latin1").decode(tail)) ?? [];
+  return JSON.parse(json!);
+}
+
+/** A list for each kind of permission that is allowed, and whether the program asks for more. */
+async function permissionsOf(program: string): Promise<Record<string, unknown>> {
+  const { permissions } = await metadataOf(program);
   // Only `deno run` imports from elsewhere: an executable has what it was compiled with.
-  delete lists.allow_import;
-  return {
-    prompt,
-    ...Object.fromEntries(Object.entries(lists).filter(([, list]) => list !== null)),
-  };
+  delete permissions.allow_import;
+  return Object.fromEntries(Object.entries(permissions).filter(([, value]) => value !== null));
 }
 
 /** An empty list is the whole network. */
@@ -37,4 +38,11 @@ Deno.test("mallocd may use the network, MALLOCD_* and libc, and does not ask for
   const libraries = sets.daemon.ffi;
   assert(libraries.every((path: string) => path.endsWith("/libc.so.6")));
   if (allow_ffi !== undefined) assertEquals(allow_ffi, libraries); // not with ENGINE=datagram
+});
+
+Deno.test("Executables keep no compiled code in files, and have no packages in them", async () => {
+  for (const program of [MALLOCD, CLIENT]) {
+    const { code_cache_key, node_modules } = await metadataOf(program);
+    assertEquals([code_cache_key, node_modules], [null, null]);
+  }
 });

@@ -149,6 +149,11 @@ export class Mallocd implements AsyncDisposable {
     return Number(this.server.split(":").at(-1));
   }
 
+  /** With these variables the client finds it, and is patient where many tests share few processors. */
+  get env(): Record<string, string> {
+    return { MALLOCD_SERVER: this.server, MALLOCD_TIMEOUT: "10s" };
+  }
+
   /** Runs the client on it: a command line, or its words if there are blanks in them. */
   client(line: string | readonly string[], options: RunOptions = {}): Promise<Outcome> {
     const words = typeof line === "string" ? line.split(" ") : line;
@@ -162,8 +167,13 @@ export class Mallocd implements AsyncDisposable {
     return stdout;
   }
 
+  /** Resolves when it has served all that was sent to it before, answered or not. */
+  async settle(): Promise<void> {
+    await this.client("ping --count 1");
+  }
+
   #known({ env, ...options }: RunOptions): RunOptions {
-    return { ...options, env: { MALLOCD_SERVER: this.server, ...env } };
+    return { ...options, env: { ...this.env, ...env } };
   }
 
   async stop(signal: Deno.Signal = "SIGTERM"): Promise<Ended> {

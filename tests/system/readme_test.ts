@@ -20,9 +20,8 @@ Deno.test("README.md has sessions", () => assert(sessions.length >= 2));
 for (const [i, session] of sessions.entries()) {
   Deno.test(`README.md, session ${i + 1}, prints what it says`, async () => {
     await using daemon = await Mallocd.start();
-    const env = { MALLOCD_SERVER: daemon.server };
     for (const { line, output } of session) {
-      const { stdout } = await run("sh", ["-c", `{ ${line}\n} 2>&1`], { env });
+      const { stdout } = await run("sh", ["-c", `{ ${line}\n} 2>&1`], { env: daemon.env });
       // On a terminal, what read prints ends with a newline.
       const shown = /[^\n]$/.test(stdout) ? `${stdout}\n` : stdout;
       assertEquals(shown, output, `$ ${line}`);
