@@ -162,8 +162,8 @@ export const COMMANDS = {
     help: "put a load on the daemon and print requests a second and latencies",
     details:
       "Each sender works on blocks of its own, between 1 and 64 of them, and checks every byte that " +
-      "it reads.\nOf sizes from 16-1024 each is equally likely, of log:16-1024 each doubling is. " +
-      "With --rate, latency counts\nfrom when a request should have been sent. " +
+      "it reads. Of sizes from 16-1024 each is equally likely, of log:16-1024 each doubling is. " +
+      "With --rate, latency counts from when a request should have been sent. " +
       "Exit code 1 if anything was lost or wrong.",
     flags: BENCH_FLAGS,
     example: "mallocd-client bench --in-flight 8 --per-datagram 32 --mix read=1",

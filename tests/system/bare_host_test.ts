@@ -4,7 +4,17 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { CLIENT, done, FIRST, MALLOCD, Mallocd, ROOT, run, type RunOptions } from "./programs.ts";
+import {
+  CLIENT,
+  done,
+  FIRST,
+  MALLOCD,
+  Mallocd,
+  type Outcome,
+  ROOT,
+  run,
+  type RunOptions,
+} from "./programs.ts";
 
 /** usage: ROOT PROGRAM ARGS... The mounts are seen by this process only, and end with it. */
 const SCRIPT = `set -eu
@@ -19,82 +29,83 @@ for file in "$program" $(ldd "$program" | grep -o '/[^ ]*'); do
 done
 mkdir "$root/proc"
 mount --rbind /proc "$root/proc"
-mount -o remount,ro "$root"
+mount -o remount,bind,ro "$root"
 if (: >"$root/file") 2>/dev/null; then exit 99; fi
-exec env -i "$(command -v chroot)" "$root" "$program" "$@"`;
+chroot=$(PATH=$PATH:/usr/sbin command -v chroot)
+exec env -i "$chroot" "$root" "$program" "$@"`;
 
-/** Options of unshare by which this user may mount, or why there are none. */
-async function findWay(): Promise<{ options: string[]; missing: string }> {
-  if (Deno.build.os !== "linux") return { options: [], missing: " (not Linux)" };
+type Way = readonly string[];
+
+/** A root folder, for as long as it is needed: what is mounted on it is not seen here. */
+class Root implements AsyncDisposable {
+  private constructor(readonly path: string, readonly way: Way) {}
+
+  static async make(way: Way): Promise<Root> {
+    return new Root(await Deno.makeTempDir({ prefix: "mallocd-root-" }), way);
+  }
+
+  /** The arguments of unshare that run a program in it. */
+  args(program: string, line: string): string[] {
+    return [...this.way, "sh", "-c", SCRIPT, "sh", this.path, program, ...line.split(" ")];
+  }
+
+  run(program: string, line: string, options?: RunOptions): Promise<Outcome> {
+    return run("unshare", this.args(program, line), options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Deno.remove(this.path);
+  }
+}
+
+/** How this user may make a bare host, or why not: even `true` would not run on it. */
+async function findWay(): Promise<{ way: Way; missing: string }> {
   let missing = "";
-  for (const options of [["--mount"], ["--mount", "--map-root-user"]]) {
+  for (const way of [["--mount"], ["--mount", "--map-root-user"]]) {
+    await using root = await Root.make(way);
     try {
-      const { code, stderr } = await run("unshare", [
-        ...options,
-        "mount",
-        "-t",
-        "tmpfs",
-        "none",
-        "/mnt",
-      ]);
-      if (code === 0) return { options, missing: "" };
-      missing = ` (${stderr.trim()})`;
+      const { code, stderr } = await root.run("/bin/true", "");
+      if (code === 0) return { way, missing: "" };
+      missing = ` (${stderr.trim().split("\n").at(-1)})`;
     } catch (error) {
       missing = ` (no unshare: ${(error as Error).name})`;
     }
   }
-  return { options: [], missing };
+  return { way: [], missing };
 }
 
-const { options, missing } = await findWay();
+const { way, missing } = await findWay();
 
-function testOnBareHost(name: string, fn: (root: string) => Promise<void>): void {
+function testOnBareHost(name: string, fn: (root: Root) => Promise<void>): void {
   Deno.test({
     name: `${name} on a bare host${missing}`,
     ignore: missing !== "",
     async fn() {
-      const root = await Deno.makeTempDir({ prefix: "mallocd-root-" });
-      try {
-        await fn(root);
-      } finally {
-        await Deno.remove(root);
-      }
+      await using root = await Root.make(way);
+      await fn(root);
     },
   });
 }
 
-function words(root: string, program: string, line: string): string[] {
-  return [...options, "sh", "-c", SCRIPT, "sh", root, program, ...line.split(" ")];
-}
-
-function bare(root: string, program: string, line: string, options?: RunOptions) {
-  return run("unshare", words(root, program, line), options);
-}
-
 testOnBareHost("mallocd and mallocd-client print their help", async (root) => {
   for (const program of [MALLOCD, CLIENT]) {
-    const { code, stdout, stderr } = await bare(root, program, "--help");
+    const { code, stdout, stderr } = await root.run(program, "--help");
     assertEquals([code, stderr], [0, ""]);
     assertEquals(stdout, (await run(program, ["--help"])).stdout);
   }
 });
 
 testOnBareHost("mallocd serves mallocd-client", async (root) => {
-  await using daemon = await Mallocd.from("unshare", words(root, MALLOCD, "--port 0"));
+  await using daemon = await Mallocd.from("unshare", root.args(MALLOCD, "--port 0"));
   assertEquals(daemon.ready["msg"], "ready");
-  const client = (line: string, input?: string) =>
-    bare(
-      root,
-      CLIENT,
-      `--server ${daemon.server} --timeout 10s ${line}`,
-      input === undefined ? {} : { input },
-    );
+  const client = (line: string, options?: RunOptions) =>
+    root.run(CLIENT, `--server ${daemon.server} --timeout 10s ${line}`, options);
   assertEquals(await client("malloc 5"), done(`${FIRST}\n`));
   assertEquals(await client(`write ${FIRST} 5 hello`), done());
   assertEquals(await client(`read ${FIRST} 4`), done("hell"));
   assertEquals(await client(`free ${FIRST}`), done());
   // What is loaded for one command only is inside the executable, too.
-  assertEquals(await client("shell", "malloc 5\n"), done(`${FIRST}\n`));
+  assertEquals(await client("shell", { input: "malloc 5\n" }), done(`${FIRST}\n`));
   assertMatch((await client("bench --seconds 100ms")).stdout, / 0 lost, 0 wrong, 0 refused\n/);
   const { code, totals } = await daemon.stop();
   assertEquals([code, totals["blocks"]], [0, "1"]);
