@@ -17,7 +17,7 @@ export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 export ENGINE
 
-.PHONY: run build test check bench bench-gc install uninstall dist clean help FORCE
+.PHONY: run build test check bench bench-compare bench-gc install uninstall dist clean help FORCE
 
 run: | $(DENO) ## start the daemon; ARGS="--memory 4GiB" adds options
 	@$(DENO) run -q -P=daemon --allow-read=lib main.ts $(ARGS)
@@ -47,6 +47,9 @@ dist/mallocd-client: dist/mallocd ;
 dist/.engine: FORCE
 	@mkdir -p dist
 	@echo "$(ENGINE)" | cmp -s - $@ || echo "$(ENGINE)" >$@
+
+bench-compare: | $(DENO) ## compare with C, Redis and memcached; writes docs/benchmarks.md
+	@$(DENO) run -q -P=bench bench/compare/main.ts
 
 bench-gc: | $(DENO) ## count the garbage collections of ten million requests
 	@$(DENO) run -q -P=bench bench/gc.ts
@@ -87,7 +90,7 @@ clean: ## remove what was built and downloaded
 	rm -rf dist $(TOOLS)
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15
 
 # The package's own installer, run by hand: npm may be set not to run it.
 $(TOOLS)/deno-%/node_modules/deno/deno:

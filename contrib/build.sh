@@ -13,12 +13,13 @@ stub=$(contrib/denort.sh "$deno" "$tools" $platform)
 if [ -n "$stub" ]; then export DENORT_BIN="$stub"; else unset DENORT_BIN; fi
 
 # They are bundled first: `deno compile` alone embeds every npm package that deno.lock names, those of the
-# benches, too, and looks through them at each start (bench/startup.ts). What the client loads for one
-# command only stays a file of its own. So does the daemon's worker, under the name by which the daemon
-# looks for it beside itself. Only the client is minified, whose start-up counts.
+# benches, too, and looks through them at each start (bench/startup.ts). What the client loads for a few
+# commands only stays a file of its own. So does the daemon's worker. Both have the names by which the
+# others look for them beside themselves. Only the client is minified, whose start-up counts.
 bundle=$tools/bundle
 rm -rf "$bundle"
-"$deno" bundle -q --minify --code-splitting --outdir "$bundle" client.ts
+"$deno" bundle -q --minify --external ./heavy.ts -o "$bundle/client.js" client.ts
+"$deno" bundle -q --minify --external ./heavy.ts -o "$bundle/heavy.ts" lib/cli/heavy.ts
 "$deno" bundle -q --output "$bundle/main.js" main.ts
 "$deno" bundle -q --output "$bundle/syscall_worker.ts" lib/engines/syscall_worker.ts
 # Their times become part of the executables, which otherwise depend on the sources only.

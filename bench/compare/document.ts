@@ -1,7 +1,7 @@
 /** What was found, as rows of tables, and as docs/benchmarks.md. */
 
 import { grouped, ratio } from "../table.ts";
-import { type Claim, CLAIMS, type Load, LOADS } from "./loads.ts";
+import { type Claim, CLAIMS, type Load, LOADS, PIPELINE } from "./loads.ts";
 import { median, type Results } from "./measurement.ts";
 import type { Server } from "./servers.ts";
 
@@ -28,7 +28,7 @@ export function claimRows(results: Results): Rows {
     const range = `${ratio(Math.min(...ratios))} to ${ratio(Math.max(...ratios))}`;
     return [[claim.text, ratio(median(ratios)), range, target(claim), verdict(claim, ratios)]];
   });
-  return [["Comparison", "Median", "Rounds", "Wanted", ""], ...rows];
+  return [["Comparison", "Ratio", "Range", "Wanted", ""], ...rows];
 }
 
 function target({ atLeast, atMost }: Claim): string {
@@ -56,10 +56,11 @@ export function latencyRows(results: Results, servers: readonly Server[]): Rows 
   return [["Latency in microseconds", "p50", "p90", "p99", "p99.9"], ...rows];
 }
 
-function table(rows: Rows): string {
+/** In Markdown; the first column is flush left, the others flush right, unless they are words. */
+function table(rows: Rows, others: "---:" | "---" = "---:"): string {
   const [head, ...body] = rows;
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |\n`;
-  const ruler = head!.map((_, column) => column === 0 ? "---" : "---:");
+  const ruler = head!.map((_, column) => column === 0 ? "---" : others);
   return [line(head!), line(ruler), ...body.map(line)].join("");
 }
 
@@ -75,51 +76,50 @@ export interface Findings {
 
 export function document(findings: Findings): string {
   const { results, servers, machine, halfRate, rounds, seconds } = findings;
-  const loads: [string, Load][] = Object.entries(LOADS);
-  const commands = loads.map(([, { title, client = [], stream }]) => [
+  const loads: Load[] = Object.values(LOADS);
+  const commands = loads.map(({ title, client = [], stream }) => [
     title,
     `\`${client.join(" ")}\``,
-    stream === undefined
-      ? ""
-      : `${stream.connections} connections, pipelines of ${stream.pipeline}`,
+    stream === undefined ? "" : `${stream.connections} times ${stream.pipeline} requests`,
   ]);
+  const versions = servers.map(({ name, version }) => [name, version]);
   return `# Benchmarks
 
-This file and its plots are what \`make bench-compare\` wrote; nothing in them is edited by hand. It
-takes some minutes, wants an idle machine, and leaves out what is not installed.
+This file and its plots are what \`make bench-compare\` wrote, and nothing in them is edited by hand.
+It takes some minutes, wants a machine with nothing else to do, and leaves out what is not installed.
 
 ${table(claimRows(results))}
+All of it is about reads of 64 bytes. Every number is the median of ${rounds} rounds of ${seconds} s, in which all
+servers were measured in turn; a ratio is the median of the ratios of the rounds.
+
 ## Throughput
 
-Reads of 64 bytes. The numbers are the medians of ${rounds} rounds of ${seconds} s each, in which all
-servers were measured in turn; a ratio above is the median of the ratios of the rounds.
-
 ${table(rateRows(results, servers))}
-![Requests a second against datagrams in flight](throughput.svg)
+![Reads a second, by datagrams in flight](throughput.svg)
 
 ## Latency
 
-Classic reads of 64 bytes, ${
+At ${
     grouped(Math.round(halfRate))
-  } a second: half of what the C server does with 32 in flight.
-They are sent on time, whether or not replies come, and latency counts from when each was due.
+  } classic reads a second, half of what the C server does with 32 in flight. They are sent
+on time, whether or not replies come, and latency counts from when each was due.
 
 ${table(latencyRows(results, servers))}
-![Latency against offered load](latency.svg)
+![Latency, by offered load](latency.svg)
 
 ## What is compared
 
 - **syscall** and **datagram** are mallocd's engines, \`--engine syscall\` and \`--engine datagram\`.
 - **C** is \`bench/bound.c\`: the classic protocol in the least C that answers it, with recvmmsg and
-  sendmmsg, without an allocator. It sleeps when there is nothing to receive.
-- **Redis** (or Valkey) answers GETRANGE and **memcached** get, of 64 bytes, over TCP. Where others have
-  datagrams in flight they have connections, each with one request at a time or a pipeline of 32.
-- The UDP servers are asked by \`mallocd-client bench\`, with the flags below, the others by a client that
-  is made alike: one thread, libc's system calls, never asleep while replies are to come, every byte
-  compared. Client and server share the machine.
+  sendmmsg and without an allocator. It sleeps when there is nothing to receive.
+- **Redis** or **Valkey** answers GETRANGE and **memcached** get, over TCP. Where the others have
+  datagrams in flight they have connections, each with one request, or a pipeline of ${PIPELINE}.
+- The UDP servers are asked by \`mallocd-client bench\` with the options below. The TCP servers are asked
+  by a client that is made alike: one thread, libc's system calls, never asleep while replies are to
+  come, every byte compared. Client and server share the machine; a client takes a core.
 
-${table([["Load", "UDP", "TCP"], ...commands])}
+${table([["Load", "UDP", "TCP"], ...commands], "---")}
 ## The machine
 
-${table([["", ""], ...machine, ...servers.map(({ name, version }) => [name, version])])}`;
+${table([["What", "Which"], ...machine, ...versions], "---")}`;
 }

@@ -37,8 +37,8 @@ export const LOADS = {
     stream: { connections: 32, pipeline: 1 },
   },
   coalesced: {
-    title: "512 in flight, coalesced by the client's kernel",
-    client: [...CLASSIC, "--in-flight", "512", "--coalesce"],
+    title: "128 in flight, coalesced by the client's kernel",
+    client: [...CLASSIC, "--in-flight", "128", "--coalesce"],
   },
   packed: {
     title: "8 in flight of 32 each",
@@ -55,8 +55,8 @@ export function atRate(rate: number): Load {
   };
 }
 
-/** Datagrams in flight, for the plot of throughput. */
-export const IN_FLIGHT = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
+/** Datagrams in flight, for the plot of throughput. More would not fit into a default socket buffer. */
+export const IN_FLIGHT = [1, 2, 4, 8, 16, 32, 64, 128];
 
 /** Lines of the plot of throughput: a server, and how it is asked. */
 export const LINES: readonly { name: string; server: ServerKey; client: readonly string[] }[] = [

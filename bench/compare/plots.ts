@@ -12,7 +12,8 @@ const TEXT = { fontFamily: "sans-serif", color: "#333" };
 
 interface Axis {
   readonly name: string;
-  readonly base: number;
+  /** Of the logarithm; undefined for a linear axis. */
+  readonly base?: number;
   readonly format: (value: number) => string;
 }
 
@@ -20,7 +21,7 @@ interface Line {
   readonly name: string;
   readonly points: readonly (readonly [x: number, y: number])[];
   readonly color: string;
-  readonly type: "solid" | "dashed" | "dotted";
+  readonly type: "solid" | "dashed";
 }
 
 const COLORS: Readonly<Record<string, string>> = {
@@ -60,7 +61,7 @@ export function latencyPlot(
   servers: Readonly<Partial<Record<ServerKey, readonly LoadPoint[]>>>,
 ): string {
   const lines = Object.entries(servers).flatMap(([key, points]) =>
-    ([["p50", "solid"], ["p99", "dashed"], ["p99.9", "dotted"]] as const).map(
+    ([["p50", "solid"], ["p99", "dashed"]] as const).map(
       ([percentile, type]) => ({
         name: `${key === "bound" ? "C" : key}, ${percentile}`,
         points: points.map(({ rate, latency }) => [rate, latency[percentile]] as const),
@@ -71,32 +72,24 @@ export function latencyPlot(
   );
   return plot({
     title: "Latency of reads of 64 bytes, 10% to 90% of each server's highest rate",
-    x: { name: "offered reads a second", base: 10, format: short },
+    x: { name: "offered reads a second", format: short },
     y: { name: "microseconds", base: 10, format: short },
     lines,
   });
 }
 
-/** Both axes are logarithmic: what matters is how many times one thing is the other. */
 function plot(
   { title, x, y, lines }: { title: string; x: Axis; y: Axis; lines: readonly Line[] },
 ): string {
   const chart = init(null, null, { renderer: "svg", ssr: true, width: WIDTH, height: HEIGHT });
-  const xs = lines.flatMap(({ points }) => points.map(([x]) => x));
   chart.setOption({
     animation: false,
     backgroundColor: "#fff",
     textStyle: TEXT,
     title: { text: title, left: "center", top: 8, textStyle: { ...TEXT, fontSize: 16 } },
-    legend: { bottom: 4, textStyle: TEXT },
-    grid: { left: 70, right: 30, top: 64, bottom: 90 },
-    xAxis: {
-      ...axis(x),
-      nameLocation: "middle",
-      nameGap: 30,
-      min: Math.min(...xs),
-      max: Math.max(...xs),
-    },
+    legend: { bottom: 8, itemGap: 24, textStyle: TEXT },
+    grid: { left: 70, right: 40, top: 64, bottom: 90 },
+    xAxis: { ...axis(x), nameLocation: "middle", nameGap: 30 },
     yAxis: axis(y),
     series: lines.map(({ name, points, color, type }) => ({
       name,
@@ -113,13 +106,9 @@ function plot(
 }
 
 function axis({ name, base, format }: Axis) {
-  return {
-    type: "log" as const,
-    logBase: base,
-    name,
-    nameTextStyle: TEXT,
-    axisLabel: { ...TEXT, formatter: format },
-  };
+  const type = base === undefined ? "value" : "log";
+  const axisLabel = { ...TEXT, formatter: format };
+  return { type, name, nameTextStyle: TEXT, axisLabel, ...(base && { logBase: base }) } as const;
 }
 
 /** 1500 as 1.5k, 2000000 as 2M. */

@@ -68,7 +68,7 @@ export const BENCH_FLAGS = {
   size: sizes("BYTES", "64", "size of blocks: 64, or 16-1024, or log:16-1024"),
   seconds: duration("TIME", "5s", 3_600_000, "how long to measure"),
   rate: optional(
-    count("N", 1, [1, 100_000_000], "requests a second, sent on time whether or not replies come"),
+    count("N", 1, [1, 100_000_000], "requests a second, due at fixed times; not on each reply"),
   ),
   coalesce: on("let the kernel cut up and put together datagrams (UDP_SEGMENT, UDP_GRO)"),
   json: on("print the result as JSON"),
@@ -163,7 +163,7 @@ export const COMMANDS = {
     details:
       "Each sender works on blocks of its own, between 1 and 64 of them, and checks every byte that " +
       "it reads. Of sizes from 16-1024 each is equally likely, of log:16-1024 each doubling is. " +
-      "With --rate, latency counts from when a request should have been sent. " +
+      "With --rate, latency counts from when a request was due, also if --in-flight held it back. " +
       "Exit code 1 if anything was lost or wrong.",
     flags: BENCH_FLAGS,
     example: "mallocd-client bench --in-flight 8 --per-datagram 32 --mix read=1",

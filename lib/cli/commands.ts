@@ -28,7 +28,7 @@ export interface Context {
   readonly bench: Values<typeof BENCH_FLAGS> & { readonly timeout: number };
 }
 
-type Run = (context: Context) => Promise<boolean>;
+export type Run = (context: Context) => Promise<boolean>;
 type Prepare = (words: readonly string[]) => Run;
 
 const MAX_U64 = 2n ** 64n - 1n;
@@ -58,15 +58,23 @@ function parseLength(text: string): number {
   return Number(length);
 }
 
-/** The command, ready to run. Throws UsageError if its words are not those that its help shows. */
+/** Commands that are not in this file, see heavy.ts. */
+const HEAVY = ["bench", "shell"] as const;
+export type HeavyCommand = (typeof HEAVY)[number];
+
+export function isHeavy(command: CommandName): command is HeavyCommand {
+  return HEAVY.some((name) => name === command);
+}
+
+/** The command, ready to run. Throws UsageError if its words make no sense. */
 export function prepare(
-  command: Exclude<CommandName, "shell">,
+  command: Exclude<CommandName, HeavyCommand>,
   words: readonly string[],
 ): Run {
-  checkWords(command, words);
   return COMMAND_OF[command](words);
 }
 
+/** Throws UsageError unless there are as many words as the help shows. */
 export function checkWords(command: CommandName, words: readonly string[]): void {
   const wanted = COMMANDS[command].words.split(" ").filter((word) => word !== "");
   const least = wanted.filter((word) => !word.startsWith("[")).length;
@@ -83,7 +91,7 @@ export function checkWords(command: CommandName, words: readonly string[]): void
  * Each takes its words, of which there are as many as checkWords admits, and throws UsageError if they
  * make no sense, before anything is sent; what it returns does the rest, and is true if all went well.
  */
-const COMMAND_OF: Readonly<Record<Exclude<CommandName, "shell">, Prepare>> = {
+const COMMAND_OF: Readonly<Record<Exclude<CommandName, HeavyCommand>, Prepare>> = {
   malloc: ([length]) => {
     const bytes = parseNumber("LEN", length!);
     return async (context) => printPointer(context, await context.remote.malloc(bytes));
@@ -188,11 +196,6 @@ const COMMAND_OF: Readonly<Record<Exclude<CommandName, "shell">, Prepare>> = {
       terminal.write(`${summary}\n`);
       return lost === 0 && wrong === 0;
     };
-  },
-
-  bench: () => async (context) => {
-    const { bench } = await import("./bench.ts"); // loaded for this command only: it takes time
-    return await bench(context);
   },
 };
 

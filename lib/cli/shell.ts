@@ -5,8 +5,9 @@
 
 import { createInterface } from "node:readline";
 import process from "node:process";
+import { bench } from "./bench.ts";
 import { type CommandName, COMMANDS } from "./client_flags.ts";
-import { type Context, prepare, type Terminal } from "./commands.ts";
+import { checkWords, type Context, prepare, type Terminal } from "./commands.ts";
 import { UsageError } from "../flags.ts";
 import { RemoteError } from "../remote.ts";
 
@@ -121,7 +122,9 @@ async function runLine(line: string, context: Context, variables: Map<string, st
 }
 
 async function run(command: ShellCommand, words: readonly string[], context: Context) {
-  await prepare(command, command === "write" ? withLength(words) : words)(context);
+  const full = command === "write" ? withLength(words) : words;
+  checkWords(command, full);
+  await (command === "bench" ? bench : prepare(command, full))(context);
 }
 
 /** At a prompt LEN may be left out, because DATA is always there: standard input is the prompt's. */

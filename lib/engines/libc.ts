@@ -37,7 +37,9 @@ function struct<Field extends string>(
   return Object.fromEntries([...offsets, ["size", size]]);
 }
 
-/*
+/**
+ * A message, 56 bytes that end in padding, and the length of what was received or sent of it.
+ *
  *     0               8               16              24
  *     +-------+-------+-------+-------+-------+-------+-------+-------+
  *     |     name      |nameLen|       |    iovecs     |   iovecCount  |
@@ -46,7 +48,7 @@ function struct<Field extends string>(
  *     +-------+-------+-------+-------+-------+-------+-------+-------+
  *     32              40              48              56
  */
-const MSGHDR_FIELDS = {
+export const MMSGHDR = struct(64, {
   name: 8,
   nameLength: 4,
   iovecs: 8,
@@ -55,10 +57,8 @@ const MSGHDR_FIELDS = {
   controlLength: 8,
   flags: 4,
   padding: 4,
-};
-export const MSGHDR = struct(56, MSGHDR_FIELDS);
-/** A msghdr and the length of what was received or sent. */
-export const MMSGHDR = struct(64, { ...MSGHDR_FIELDS, length: 4 });
+  length: 4,
+});
 export const IOVEC = struct(16, { base: 8, length: 8 });
 /** Before the data of a control message; `length` counts both. */
 export const CMSGHDR = struct(16, { length: 8, level: 4, type: 4 });

@@ -128,8 +128,8 @@ class Socket {
     writeSource(name, 0, hostname, port);
     const family = name.getUint16(0, true);
     this.fd = libc.symbols.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (this.fd < 0) throw this.#error("open a socket");
     if (
+      this.fd < 0 ||
       libc.symbols.bind(this.fd, name, SOURCE_BYTES) !== 0 ||
       libc.symbols.getsockname(this.fd, name, int(SOURCE_BYTES)) !== 0
     ) {
@@ -167,6 +167,7 @@ class Socket {
     this.#libc.close();
   }
 
+  /** Of the call that failed last. */
   #error(what: string): Error {
     const errno = this.#libc.errno();
     const [ErrorClass, text] = BIND_ERRORS[errno] ?? [Error, `Cannot ${what}`];

@@ -7,7 +7,6 @@
  * it cuts up (UDP_SEGMENT), and it may hand over the replies likewise (UDP_GRO).
  */
 
-import { setImmediate } from "node:timers/promises";
 import {
   Arena,
   CMSGHDR,
@@ -115,7 +114,7 @@ export class LibcWire implements Wire {
       if (moved > 0) idle = 0;
       else if (++idle > SPIN) this.#sleep(Math.min(load.untilDue, until - load.now));
     }
-    await setImmediate(); // signals are delivered here
+    await turnOfEventLoop();
   }
 
   close(): Promise<void> {
@@ -252,4 +251,15 @@ export class LibcWire implements Wire {
       message += Math.max(sent, 1);
     }
   }
+}
+
+/** Where signals are delivered. A message is as quick as setImmediate, which needs many turns for one. */
+async function turnOfEventLoop(): Promise<void> {
+  const { port1, port2 } = new MessageChannel();
+  await new Promise((resolve) => {
+    port1.onmessage = resolve;
+    port2.postMessage(undefined);
+  });
+  port1.close();
+  port2.close();
 }

@@ -30,7 +30,7 @@ for (const [i, session] of sessions.entries()) {
 }
 
 Deno.test("README.md lists the daemon's options with their defaults", () => {
-  const rows = [...readme.matchAll(/^\| `--([\w-]+)[^|]*\| (.*?) ?\|/gm)];
+  const rows = [...readme.matchAll(/^\| `--([\w-]+)[^|]*\| (.*?) *\|/gm)];
   const listed = rows.map(([, name, standard]) => [name, standard]);
   const flags: [string, Flag<unknown>][] = Object.entries(DAEMON_FLAGS);
   const real = flags.map(([name, flag]) => [name, flag.default ?? ""]);
