@@ -174,10 +174,11 @@ function open(): Deno.DynamicLibrary<typeof SYMBOLS> {
       // Another distribution's path.
     }
   }
+  if (granted.length > 0) throw new Unavailable(`Cannot find libc at ${granted.join(" or ")}`);
   throw new Unavailable(
-    granted.length === 0
-      ? `Cannot call libc: run with --allow-ffi=${LIBC_PATHS[0]}`
-      : `Cannot find libc at ${granted.join(" or ")}`,
+    Deno.build.standalone
+      ? "Cannot call libc: this executable has no permission for it"
+      : `Cannot call libc: run with --allow-ffi=${LIBC_PATHS[0]}`,
   );
 }
 
