@@ -3,6 +3,7 @@
 import { Counter, newCounters, REQUESTS } from "../lib/counters.ts";
 import { serveDatagram } from "../lib/engines/datagram.ts";
 import { type MethodName, METHODS } from "../lib/protocol.ts";
+import { newOptions } from "./testing.ts";
 
 export interface DaemonOptions {
   hostname?: string;
@@ -23,15 +24,8 @@ export async function startDaemon(
   { hostname = "127.0.0.1", port = 0, memory = 16 * 1024 ** 2, strict = false }: DaemonOptions = {},
 ): Promise<Daemon> {
   const counters = newCounters();
-  const engine = await serveDatagram({
-    hostname,
-    port,
-    memory,
-    strict,
-    replayCache: 65536,
-    counters,
-    clock: new Int32Array(new SharedArrayBuffer(4)),
-  });
+  const options = newOptions({ hostname, port, memory, strict, counters, replayCache: 65536 });
+  const engine = await serveDatagram(options);
   const host = hostname.includes(":") ? `[${hostname}]` : hostname;
   return {
     server: `${host}:${engine.address.port}`,

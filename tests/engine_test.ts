@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { concat } from "@std/bytes";
-import { Counter, newCounters } from "../lib/counters.ts";
+import { Counter } from "../lib/counters.ts";
 import type { Engine, EngineOptions } from "../lib/engine.ts";
 import { type EngineName, startEngine } from "../lib/engines/choice.ts";
 import {
@@ -22,28 +22,16 @@ import {
 } from "../lib/engines/libc.ts";
 import { MAX_DATAGRAM, MAX_WRITE } from "../lib/protocol.ts";
 import { SOURCE_BYTES, writeSource } from "../lib/source.ts";
-import { fields, head, Random, word } from "./testing.ts";
+import { fields, head, newOptions, Random, word } from "./testing.ts";
 
 const [MALLOC, FREE, READ, WRITE] = [0, 1, 2, 3];
 const TAGGED_ADD = 6;
 const EMPTY = "";
 
-function newOptions(hostname: string): EngineOptions {
-  return {
-    hostname,
-    port: 0,
-    memory: 16 * 1024 ** 2,
-    strict: false,
-    replayCache: 64,
-    counters: newCounters(),
-    clock: new Int32Array(new SharedArrayBuffer(4)),
-  };
-}
-
 /** Why an engine cannot be had here; undefined if it can. */
 async function withoutEngine(name: EngineName, hostname: string): Promise<string | undefined> {
   try {
-    const { engine } = await startEngine(name, newOptions(hostname));
+    const { engine } = await startEngine(name, newOptions({ hostname, replayCache: 64 }));
     await engine.close();
     return undefined;
   } catch (error) {
@@ -336,7 +324,7 @@ for (const { family, hostname, network, elsewhere } of FAMILIES) {
       Deno.test({
         name: reason === undefined ? title : `${title} (skipped: ${reason})`,
         ignore: reason !== undefined,
-        fn: () => withEngine(name, { ...newOptions(hostname), ...options }, test),
+        fn: () => withEngine(name, newOptions({ hostname, replayCache: 64, ...options }), test),
       });
     }
   }
@@ -407,7 +395,7 @@ function testSyscall(
   Deno.test({
     name: `serveSyscall() ${claim}` + (NO_SYSCALL === undefined ? "" : ` (skipped: ${NO_SYSCALL})`),
     ignore: NO_SYSCALL !== undefined,
-    fn: () => withEngine("syscall", { ...newOptions("127.0.0.1"), ...options }, test),
+    fn: () => withEngine("syscall", newOptions({ replayCache: 64, ...options }), test),
   });
 }
 
@@ -493,7 +481,7 @@ testSyscall("counts what the kernel drops", { receiveBuffer: 4096 }, async (benc
 });
 
 Deno.test("startEngine() takes the syscall engine for auto, or says why not", async () => {
-  const { engine, reason } = await startEngine("auto", newOptions("127.0.0.1"));
+  const { engine, reason } = await startEngine("auto", newOptions());
   await engine.close();
   assertEquals(engine.name, NO_SYSCALL === undefined ? "syscall" : "datagram");
   assertEquals(reason, NO_SYSCALL);

@@ -1,5 +1,7 @@
-/** What the unit tests share: a seeded generator, and the service in a box, hex in and hex out. */
+/** What tests share: a seeded generator, the service in a box, hex in and hex out, an engine's options. */
 
+import { newCounters } from "../lib/counters.ts";
+import type { EngineOptions } from "../lib/engine.ts";
 import { Heap, MIN_HEAP } from "../lib/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol.ts";
 import { NO_REPLY, Service } from "../lib/service.ts";
@@ -111,4 +113,18 @@ export class Box {
     }
     return length === NO_REPLY ? undefined : this.#bytes.subarray(REPLY, REPLY + length);
   }
+}
+
+/** Options of an engine on a free port, over a small heap. */
+export function newOptions(options: Partial<EngineOptions> = {}): EngineOptions {
+  return {
+    hostname: "127.0.0.1",
+    port: 0,
+    memory: 16 * 1024 ** 2,
+    strict: false,
+    replayCache: 1024,
+    counters: newCounters(),
+    clock: new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)),
+    ...options,
+  };
 }

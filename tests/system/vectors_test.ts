@@ -6,11 +6,12 @@
 import { assert, assertEquals } from "@std/assert";
 import { Counter, type Counters, newCounters, REFUSALS, REQUESTS } from "../../lib/counters.ts";
 import { type Engine } from "../../lib/engine.ts";
-import { serveDatagram } from "../../lib/engines/datagram.ts";
+import { type EngineName, startEngine } from "../../lib/engines/choice.ts";
+import { Unavailable } from "../../lib/engines/libc.ts";
 import { HEAP_BASE } from "../../lib/heap.ts";
 import { METHODS } from "../../lib/protocol.ts";
 import { Refusal } from "../../lib/refusal.ts";
-import { Box } from "../testing.ts";
+import { Box, newOptions } from "../testing.ts";
 
 type Exchange = [request: string, reply: string | null];
 
@@ -64,17 +65,13 @@ function pattern(text: string, names: ReadonlyMap<string, bigint>): RegExp {
   return new RegExp(`^${fill(text.replace(/\*(\d+)/g, "{$1}"), names)}$`);
 }
 
-/** A real daemon of this process, and a socket to ask it through. */
-async function withDaemon(strict: boolean, use: (engine: Engine) => Promise<void>) {
-  const engine = await serveDatagram({
-    hostname: "127.0.0.1",
-    port: 0,
-    memory: SIZE,
-    strict,
-    replayCache: 1024,
-    counters: newCounters(),
-    clock: new Int32Array(new SharedArrayBuffer(4)),
-  });
+/** A real daemon of this process. */
+async function withDaemon(
+  name: EngineName,
+  strict: boolean,
+  use: (engine: Engine) => Promise<void>,
+) {
+  const { engine } = await startEngine(name, newOptions({ memory: SIZE, strict }));
   try {
     await use(engine);
   } finally {
@@ -126,36 +123,55 @@ Deno.test("docs/vectors.json shows every method, refusal and repeat, and frees a
   assert(total[Counter.replays]! > 0, "no vector has a repeat");
 });
 
-const missing = whyNoPython();
+const ENGINES: readonly EngineName[] = ["datagram", "syscall"];
+const noPython = whyNoPython();
 
-for (const strict of [false, true]) {
-  Deno.test(`docs/vectors.json is what ${nameOf(strict)} does over a socket`, async () => {
-    await withDaemon(strict, async ({ address }) => {
-      const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-      try {
-        for (const vector of vectorsFor(strict)) {
-          await pass(vector, (request) => askOver(socket, address, request));
-        }
-      } finally {
-        socket.close();
-      }
+for (const name of ENGINES) {
+  const noEngine = await whyNoEngine(name);
+  for (const strict of [false, true]) {
+    const daemon = `${nameOf(strict)} with the engine ${name}`;
+    Deno.test({
+      name: `docs/vectors.json is what ${daemon} does over a socket${noEngine}`,
+      ignore: noEngine !== "",
+      fn: () =>
+        withDaemon(name, strict, async ({ address }) => {
+          const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+          try {
+            for (const vector of vectorsFor(strict)) {
+              await pass(vector, (request) => askOver(socket, address, request));
+            }
+          } finally {
+            socket.close();
+          }
+        }),
     });
-  });
 
-  Deno.test({
-    name: `examples/client.py passes docs/vectors.json with ${nameOf(strict)}${missing}`,
-    ignore: missing !== "",
-    fn: () =>
-      withDaemon(strict, async ({ address }) => {
-        const flags = ["--server", `127.0.0.1:${address.port}`, ...(strict ? ["--strict"] : [])];
-        const { stdout, stderr } = await new Deno.Command("python3", {
-          args: ["examples/client.py", ...flags, "vectors", "docs/vectors.json"],
-          cwd: new URL("../..", import.meta.url),
-        }).output();
-        const said = (output: Uint8Array) => new TextDecoder().decode(output);
-        assertEquals(said(stdout), `${vectorsFor(strict).length} vectors passed\n`, said(stderr));
-      }),
-  });
+    Deno.test({
+      name: `examples/client.py passes docs/vectors.json with ${daemon}${noEngine}${noPython}`,
+      ignore: noEngine !== "" || noPython !== "",
+      fn: () =>
+        withDaemon(name, strict, async ({ address }) => {
+          const flags = ["--server", `127.0.0.1:${address.port}`, ...(strict ? ["--strict"] : [])];
+          const { stdout, stderr } = await new Deno.Command("python3", {
+            args: ["examples/client.py", ...flags, "vectors", "docs/vectors.json"],
+            cwd: new URL("../..", import.meta.url),
+          }).output();
+          const said = (output: Uint8Array) => new TextDecoder().decode(output);
+          assertEquals(said(stdout), `${vectorsFor(strict).length} vectors passed\n`, said(stderr));
+        }),
+    });
+  }
+}
+
+/** Empty if the engine can be had here. */
+async function whyNoEngine(name: EngineName): Promise<string> {
+  try {
+    await withDaemon(name, false, () => Promise.resolve());
+    return "";
+  } catch (error) {
+    if (error instanceof Unavailable) return ` (${error.message})`;
+    throw error;
+  }
 }
 
 /** Empty if there is a Python to run the example. */
