@@ -74,7 +74,6 @@ const ANSWERED = Flag.tagged | Flag.reply;
 export const REPLY_HEAD = 2 * FIELD;
 
 /** The longest data that one request or reply can carry. */
-export const MAX_CLASSIC_READ = MAX_DATAGRAM;
 export const MAX_TAGGED_READ = MAX_DATAGRAM - REPLY_HEAD;
 export const MAX_WRITE = MAX_DATAGRAM - 3 * FIELD;
 
@@ -84,12 +83,11 @@ const HEAD = new Uint8Array(OPCODES);
 const POINTER_AT = new Uint8Array(OPCODES);
 const LENGTH_AT = new Uint8Array(OPCODES);
 const CARRIES_DATA = new Uint8Array(OPCODES);
-const NAMES: MethodName[] = [];
 
 /** By opcode: bytes that the fields of a reply take; data comes on top. */
 export const REPLY_BODY = new Uint8Array(OPCODES);
 
-for (const [name, { opcode, request, reply }] of Object.entries(METHODS)) {
+for (const { opcode, request, reply } of Object.values(METHODS)) {
   let at = FIELD;
   for (const part of request) {
     if (part === "pointer") POINTER_AT[opcode] = at;
@@ -99,9 +97,8 @@ for (const [name, { opcode, request, reply }] of Object.entries(METHODS)) {
   }
   HEAD[opcode] = at;
   REPLY_BODY[opcode] = FIELD * reply.filter((part) => part !== "data").length;
-  NAMES[opcode] = name as MethodName;
 }
-if (NAMES.length !== OPCODES || NAMES.includes(undefined as unknown as MethodName)) {
+if (HEAD.includes(0)) {
   throw new Error("Cannot derive the protocol: opcodes must be 0, 1, 2 and so on, one method each");
 }
 
@@ -243,9 +240,4 @@ export function fieldAt(bytes: DataView, at: number): number {
 export function setField(bytes: DataView, at: number, value: number): void {
   bytes.setUint32(at, value / 2 ** 32);
   bytes.setUint32(at + 4, value); // modulo 2^32
-}
-
-/** The method that an opcode names, undefined if none. */
-export function methodOf(opcode: number): MethodName | undefined {
-  return NAMES[opcode];
 }
