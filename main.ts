@@ -24,7 +24,11 @@ async function main(args: readonly string[]): Promise<number> {
   if (words.length > 0) {
     throw new UsageError(`unexpected word ${JSON.stringify(words[0])}`, "mallocd --help");
   }
-  const { host, allow, anyone, quiet } = values;
+  const { allow, anyone, quiet } = values;
+  const host = hostnameOf(values.host);
+  if (allow !== undefined && anyone) {
+    throw new UsageError("--allow and --anyone contradict each other", "leave one of them out");
+  }
   if (!isLoopback(host) && allow === undefined && !anyone) {
     throw new UsageError(
       `--host ${host} can be reached from other hosts, and there is no authentication`,
@@ -58,7 +62,7 @@ async function main(args: readonly string[]): Promise<number> {
     memory: formatSize(values.memory),
     engine: engine.name,
     reason,
-    receive_buffer: engine.receiveBuffer,
+    receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
   });
   const signal = await signalled;
   clearInterval(ticking);
@@ -66,6 +70,11 @@ async function main(args: readonly string[]): Promise<number> {
   const counts = namedCounts(counters).filter(([, count]) => count > 0);
   say({ msg: "stopped", signal, ...Object.fromEntries(counts) });
   return 0;
+}
+
+/** Without the brackets that an IPv6 address has before a port; localhost is an address for all engines. */
+function hostnameOf(host: string): string {
+  return host === "localhost" ? "127.0.0.1" : host.replace(/^\[(.+)\]$/, "$1");
 }
 
 /** One line on stderr (logfmt: key=value, values with blanks in quotes); undefined is left out. */
@@ -76,7 +85,11 @@ function logfmt(fields: Record<string, string | number | undefined>): void {
     const text = String(value);
     pairs.push(`${key}=${/[\s"=]/.test(text) ? JSON.stringify(text) : text}`);
   }
-  console.error(pairs.join(" "));
+  try {
+    console.error(pairs.join(" "));
+  } catch {
+    // Whoever should read this is gone, the disk is full: no reason not to serve.
+  }
 }
 
 function formatAddress({ hostname, port }: Engine["address"]): string {
