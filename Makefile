@@ -8,54 +8,71 @@ DENO ?= $(TOOLS)/deno-$(DENO_VERSION)/node_modules/deno/deno
 
 # The executables are made with the pinned version, whichever runs the tests.
 COMPILER := $(if $(filter-out $(PINNED),$(DENO_VERSION)),$(TOOLS)/deno-$(PINNED)/node_modules/deno/deno,$(DENO))
+# What is ours to install: nothing, if DENO is the user's.
+DENO_FILE = $(filter $(TOOLS)/%,$(DENO))
+COMPILER_FILE = $(filter $(TOOLS)/%,$(COMPILER))
 SOURCES := deno.json $(wildcard *.ts lib/*.ts lib/*/*.ts)
+
+# With what engines the daemon is made: auto, all that there are for the platform, or datagram, without FFI.
+# What the last build had stays until the next one is told otherwise, so that `make install` changes nothing.
+BUILT := $(shell cat dist/.engine 2>/dev/null)
+override ENGINE := $(or $(ENGINE),$(BUILT),auto)
 
 export DENO_DIR ?= $(TOOLS)/cache
 # npm's certificates may be signed by a proxy that only the system's store knows.
 export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
-export ENGINE
 
 .PHONY: run build test check bench bench-compare bench-gc install uninstall dist clean help FORCE
 
-run: | $(DENO) ## start the daemon; ARGS="--memory 4GiB" adds options
+run: | $(DENO_FILE) ## start the daemon; ARGS="--memory 4GiB" adds options
 	@$(DENO) run -q -P=daemon --allow-read=lib main.ts $(ARGS)
 
-build: dist/mallocd dist/mallocd-client ## make the executables; ENGINE=datagram makes a daemon without FFI
+build: dist/mallocd dist/mallocd-client dist/man ## make the executables; ENGINE=datagram for a daemon without FFI, ENGINE=auto undoes it
 
-test: build | $(DENO) ## run all tests; DENO_VERSION=2.9.6 tries another Deno
+test: build .tools/empty | $(DENO_FILE) ## run all tests; DENO_VERSION=2.9.6 tries another Deno
 	$(DENO) test -q -P=test --ignore=tests/system tests/
 	$(DENO) test -q -P=system tests/system/
 
-check: | $(DENO) ## check format, lint and types
+check: | $(DENO_FILE) ## check format, lint and types
 	$(DENO) fmt --check
 	$(DENO) lint
 	$(DENO) check main.ts client.ts bench contrib examples lib tests
 
-bench: build | $(DENO) ## measure
-	for file in bench/*.ts; do $(DENO) run -q -P=bench $$file || exit 1; done
+bench: build .tools/empty | $(DENO_FILE) ## measure
+	@for name in buddy copy service roundtrip pipeline startup; do \
+		echo "bench/$$name.ts" && $(DENO) run -q -P=bench bench/$$name.ts || exit 1; done
 
-# Both at once. What ENGINE was the last time is kept in a file, so that another one makes them anew.
-dist/mallocd: $(SOURCES) deno.lock contrib/build.sh dist/.engine | $(COMPILER)
-	@echo "Compiling dist/mallocd and dist/mallocd-client" >&2
-	@contrib/build.sh $(COMPILER) $(TOOLS) dist
+# Both at once, and anew if ENGINE has changed.
+dist/mallocd: $(SOURCES) deno.lock contrib/build.sh dist/.engine | $(COMPILER_FILE)
+	@echo "Compiling dist/mallocd and dist/mallocd-client, ENGINE=$(ENGINE)" >&2
+	@contrib/build.sh $(COMPILER) $(TOOLS) dist $(ENGINE)
 	@touch $@
 
 dist/mallocd-client: dist/mallocd ;
 
-dist/.engine: FORCE
+dist/.engine: $(if $(filter-out $(BUILT),$(ENGINE)),FORCE)
+	@case "$(ENGINE)" in auto | datagram) ;; \
+	*) echo "ENGINE cannot be $(ENGINE): use ENGINE=auto or ENGINE=datagram" >&2; exit 1 ;; esac
 	@mkdir -p dist
-	@echo "$(ENGINE)" | cmp -s - $@ || echo "$(ENGINE)" >$@
+	@echo "$(ENGINE)" >$@
 
-bench-compare: | $(DENO) ## compare with C, Redis and memcached; writes docs/benchmarks.md
+# What bench/startup.ts compares the client with: the same without a program.
+.tools/empty: contrib/denort.sh deno.json | $(COMPILER_FILE)
+	@: >$@.js
+	@stub=$$(contrib/denort.sh $(COMPILER) $(TOOLS)) && env $${stub:+DENORT_BIN="$$stub"} \
+		$(COMPILER) compile -q --no-check --no-prompt --no-code-cache -P=client -o $@ $@.js
+	@touch $@
+
+bench-compare: | $(DENO_FILE) ## compare with C, Redis and memcached; writes docs/benchmarks.md
 	@$(DENO) run -q -P=bench bench/compare/main.ts
 
-bench-gc: | $(DENO) ## count the garbage collections of ten million requests
+bench-gc: | $(DENO_FILE) ## count the garbage collections of ten million requests
 	@$(DENO) run -q -P=bench bench/gc.ts
 
 # The manual pages and the completions are made of the tables that --help is made of.
-dist/man: $(SOURCES) $(wildcard contrib/*.ts) | $(DENO)
+dist/man: $(SOURCES) $(wildcard contrib/*.ts) | $(DENO_FILE)
 	@mkdir -p dist
 	@$(DENO) run -q --allow-write=dist contrib/generate.ts dist
 	@touch $@
@@ -69,8 +86,7 @@ INSTALLED := $(addprefix bin/,mallocd mallocd-client) \
 	$(addprefix share/fish/vendor_completions.d/,mallocd.fish mallocd-client.fish) \
 	lib/systemd/system/mallocd.service
 
-install: build dist/man ## install below PREFIX, /usr/local unless given; a package is made below DESTDIR
-	sed 's|/usr/local/|$(PREFIX)/|' contrib/mallocd.service >dist/mallocd.service
+install: build ## install below PREFIX, /usr/local unless given; a package is made below DESTDIR
 	install -d $(sort $(dir $(addprefix $(ROOT)/,$(INSTALLED))))
 	install -m 755 dist/mallocd dist/mallocd-client $(ROOT)/bin
 	install -m 644 dist/man/*.1 $(ROOT)/share/man/man1
@@ -78,12 +94,13 @@ install: build dist/man ## install below PREFIX, /usr/local unless given; a pack
 	install -m 644 dist/completions/bash/* $(ROOT)/share/bash-completion/completions
 	install -m 644 dist/completions/zsh/* $(ROOT)/share/zsh/site-functions
 	install -m 644 dist/completions/fish/* $(ROOT)/share/fish/vendor_completions.d
-	install -m 644 dist/mallocd.service $(ROOT)/lib/systemd/system
+	sed 's|/usr/local/|$(PREFIX)/|' contrib/mallocd.service | \
+		install -m 644 /dev/stdin $(ROOT)/lib/systemd/system/mallocd.service
 
 uninstall: ## remove what install has put there
 	rm -f $(addprefix $(ROOT)/,$(INSTALLED))
 
-dist: dist/man | $(COMPILER) ## pack the executables for every platform that Deno compiles for
+dist: dist/man | $(COMPILER_FILE) ## pack the executables for every platform that Deno compiles for
 	@contrib/dist.sh $(COMPILER) $(TOOLS) dist
 
 clean: ## remove what was built and downloaded
@@ -95,6 +112,8 @@ help: ## show this list
 # The package's own installer, run by hand: npm may be set not to run it.
 $(TOOLS)/deno-%/node_modules/deno/deno:
 	@echo "Installing deno@$* from npm into .tools/" >&2
-	@npm install --silent --no-audit --no-fund --ignore-scripts --prefix $(TOOLS)/deno-$* deno@$*
+	@npm install --loglevel=error --no-audit --no-fund --ignore-scripts --fetch-retries=1 \
+		--prefix $(TOOLS)/deno-$* deno@$* >/dev/null || \
+		{ echo "Cannot install Deno from npm. Try: make DENO=deno, with a Deno that you have" >&2; exit 1; }
 	@node -e 'require("$(TOOLS)/deno-$*/node_modules/deno/install_api.cjs").runInstall()'
 	@touch $@

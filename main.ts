@@ -9,6 +9,9 @@ import { formatSize, parseCommandLine, programHelp, UsageError } from "./lib/fla
 import { isLoopback } from "./lib/source.ts";
 import { VERSION } from "./lib/version.ts";
 
+/** How long the engine may take to end. A single datagram can hold requests that copy gigabytes. */
+const CLOSE_MS = 2000;
+
 async function main(args: readonly string[]): Promise<number> {
   const { values, words } = parseCommandLine(
     DAEMON,
@@ -54,7 +57,10 @@ async function main(args: readonly string[]): Promise<number> {
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
-  const ticking = setInterval(() => Atomics.add(clock, 0, 1), 1000);
+  // Not a count of ticks, some of which are late or left out while the thread is busy.
+  const start = performance.now();
+  const tick = () => Atomics.store(clock, 0, Math.floor((performance.now() - start) / 1000));
+  const ticking = setInterval(tick, 1000);
   say({
     msg: "ready",
     version: VERSION,
@@ -66,7 +72,7 @@ async function main(args: readonly string[]): Promise<number> {
   });
   const signal = await signalled;
   clearInterval(ticking);
-  await engine.close();
+  await Promise.race([engine.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
   const counts = namedCounts(counters).filter(([, count]) => count > 0);
   say({ msg: "stopped", signal, ...Object.fromEntries(counts) });
   return 0;

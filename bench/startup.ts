@@ -1,9 +1,10 @@
 /**
  * What a start of the executables takes, beside that of an empty program which was compiled in the same
  * way: the client until it has ended, the daemon until it has answered its first request. Medians of
- * rounds in which each takes its turn.
+ * rounds in which each takes its turn. A daemon that cannot use the syscall engine here, or was made
+ * without it, has no row for it.
  *
- *     make build && deno run -P=bench bench/startup.ts [--smoke]
+ *     make build .tools/empty && deno run -P=bench bench/startup.ts [--smoke]
  */
 
 import { Remote } from "../lib/remote.ts";
@@ -25,14 +26,16 @@ async function timeToEnd(program: string, ...args: string[]): Promise<number> {
 
 interface Daemon {
   readonly server: string;
+  /** The one that serves, by its name. */
+  readonly engine: string;
   /** Milliseconds until it has answered. */
   readonly time: number;
   stop(): Promise<void>;
 }
 
-async function startDaemon(engine: string): Promise<Daemon> {
+async function startDaemon(name: string): Promise<Daemon> {
   const start = performance.now();
-  const args = ["--port", "0", "--engine", engine];
+  const args = ["--port", "0", "--engine", name];
   const child = new Deno.Command(DAEMON, { args, stderr: "piped" }).spawn();
   let ready = "";
   const lines = child.stderr.pipeThrough(new TextDecoderStream());
@@ -41,7 +44,10 @@ async function startDaemon(engine: string): Promise<Daemon> {
     if (ready.includes("\n")) break;
   }
   const server = /\baddress=(\S+)/.exec(ready)?.[1];
-  if (server === undefined) throw new Error(`${DAEMON} did not start: ${ready}`);
+  const engine = /\bengine=(\S+)/.exec(ready)?.[1];
+  if (server === undefined || engine === undefined) {
+    throw new Error(`${DAEMON} did not start: ${ready}`);
+  }
   await using _remote = await Remote.connect({ server });
   const time = performance.now() - start;
   const stop = async () => {
@@ -49,7 +55,7 @@ async function startDaemon(engine: string): Promise<Daemon> {
     await lines.cancel();
     await child.status;
   };
-  return { server, time, stop };
+  return { server, engine, time, stop };
 }
 
 async function timeToReply(engine: string): Promise<number> {
@@ -62,7 +68,15 @@ function median(times: readonly number[]): number {
   return times.toSorted((a, b) => a - b)[times.length >> 1]!;
 }
 
+/** The engines that this daemon can use: it says so itself. */
+async function findEngines(): Promise<string[]> {
+  const fastest = await startDaemon("auto");
+  await fastest.stop();
+  return fastest.engine === "syscall" ? ["datagram", "syscall"] : ["datagram"];
+}
+
 async function main(rounds: number): Promise<void> {
+  const engines = await findEngines();
   const { server, stop } = await startDaemon("datagram");
   const measured: Record<string, { measure: () => Promise<number>; times: number[] }> = {
     "an empty program": { measure: () => timeToEnd(EMPTY), times: [] },
@@ -71,15 +85,11 @@ async function main(rounds: number): Promise<void> {
       measure: () => timeToEnd(CLIENT, "--server", server, "malloc", "5"),
       times: [],
     },
-    "mallocd --engine datagram, to the first reply": {
-      measure: () => timeToReply("datagram"),
-      times: [],
-    },
-    "mallocd --engine syscall, to the first reply": {
-      measure: () => timeToReply("syscall"),
-      times: [],
-    },
   };
+  for (const engine of engines) {
+    const name = `mallocd --engine ${engine}, to the first reply`;
+    measured[name] = { measure: () => timeToReply(engine), times: [] };
+  }
   for (let round = 0; round < rounds; round++) {
     for (const { measure, times } of Object.values(measured)) times.push(await measure());
   }
@@ -93,6 +103,7 @@ async function main(rounds: number): Promise<void> {
       ratio(median(times) / median(empty!.times)),
     ]),
   ]);
+  if (!engines.includes("syscall")) console.log("This daemon cannot use the syscall engine here.");
 }
 
 if (import.meta.main) await main(Deno.args.includes("--smoke") ? 2 : 40);

@@ -1,13 +1,15 @@
 #!/bin/sh
-# build.sh DENO TOOLS FOLDER [PLATFORM]: makes mallocd and mallocd-client in FOLDER, for this machine or
-# for another platform of `deno compile --target`. With ENGINE=datagram in the environment the daemon gets
-# no permission for FFI, and so has no syscall engine.
+# build.sh DENO TOOLS FOLDER ENGINE [PLATFORM]: makes mallocd and mallocd-client in FOLDER, for this machine
+# or for another platform of `deno compile --target`. If ENGINE is datagram and not auto, the daemon gets
+# no permission for FFI, and so has no syscall engine. That engine is for Linux only; elsewhere the daemon
+# never gets the permission.
 set -eu
 
 deno=$1
 tools=$2
 folder=$3
-platform=${4:-}
+engine=$4
+platform=${5:-}
 
 stub=$(contrib/denort.sh "$deno" "$tools" $platform)
 if [ -n "$stub" ]; then export DENORT_BIN="$stub"; else unset DENORT_BIN; fi
@@ -29,15 +31,9 @@ TZ=UTC touch -t 200001010000 "$bundle"/*
 compile() {
   "$deno" compile -q --no-check --no-prompt --no-code-cache ${platform:+--target "$platform"} "$@"
 }
-if [ "${ENGINE:-}" = datagram ]; then
-  compile -P=daemon-without-ffi -o "$folder/mallocd" "$bundle/main.js"
-else
-  compile -P=daemon --include "$bundle/syscall_worker.ts" -o "$folder/mallocd" "$bundle/main.js"
-fi
+case $engine:${platform:-$(uname -s)} in
+  auto:*[Ll]inux*)
+    compile -P=daemon --include "$bundle/syscall_worker.ts" -o "$folder/mallocd" "$bundle/main.js" ;;
+  *) compile -P=daemon-without-ffi -o "$folder/mallocd" "$bundle/main.js" ;;
+esac
 compile -P=client -o "$folder/mallocd-client" "$bundle/client.js"
-
-# What bench/startup.ts compares the client with: the same without a program.
-if [ -z "$platform" ]; then
-  : >"$bundle/empty.js"
-  compile -P=client -o "$tools/empty" "$bundle/empty.js"
-fi

@@ -2,6 +2,7 @@
 # dist.sh DENO TOOLS FOLDER: packs both executables for each platform of `deno compile --target`, with the
 # README, the licence and the manual pages in FOLDER/man, as FOLDER/mallocd-VERSION-PLATFORM.tar.gz, for
 # Windows .zip, and writes FOLDER/SHA256SUMS. A platform whose runtime stub cannot be had is left out.
+# What is packed has all engines, whatever ENGINE the build for this machine has.
 set -eu
 
 deno=$1
@@ -28,7 +29,7 @@ for platform in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu x86_64-apple-
   name=mallocd-$version-$platform
   echo "Packing $name" >&2
   mkdir "$work/$name"
-  contrib/build.sh "$deno" "$tools" "$work/$name" "$platform"
+  contrib/build.sh "$deno" "$tools" "$work/$name" auto "$platform"
   cp README.md LICENSE "$folder"/man/* "$work/$name"
   chmod -R u=rwX,go=rX "$work/$name"
   touch -t "$date" "$work/$name"/* "$work/$name"

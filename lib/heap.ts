@@ -41,6 +41,8 @@ const WASM_PAGE = 64 * 1024;
 /** The unit in which the heap remembers where it has been written, the size of a kernel's page. */
 const PAGE_SHIFT = 12;
 const PAGE = 1 << PAGE_SHIFT;
+/** Pages are counted by regions of 4 MiB, so that a large block that nobody wrote takes no time to zero. */
+const REGION_SHIFT = 10;
 
 export interface HeapOptions {
   /** Bytes, MIN_HEAP to MAX_HEAP, a multiple of GRAIN. */
@@ -66,6 +68,8 @@ export class Heap {
   readonly #bulk: Bulk;
   /** For each page, 1 if it may hold a byte that is not zero. All other memory needs no zeroing. */
   readonly #dirty: Uint8Array;
+  /** For each region, how many of its pages are dirty. */
+  readonly #dirtyPages: Uint16Array;
 
   /**
    * Takes the whole memory at once; the kernel commits its pages as they are touched.
@@ -94,6 +98,7 @@ export class Heap {
     this.#io = new DataView(io.buffer);
     this.#bulk = bulk(memory, io);
     this.#dirty = new Uint8Array(Math.ceil(size / PAGE));
+    this.#dirtyPages = new Uint16Array(Math.ceil(this.#dirty.length / 2 ** REGION_SHIFT));
   }
 
   /**
@@ -105,7 +110,7 @@ export class Heap {
     const order = orderFor(span.length);
     const grain = this.buddy.allocate(order);
     if (grain === NONE) return Refusal.outOfMemory;
-    this.#clean(grain * GRAIN, (1 << order) * GRAIN);
+    this.#clean(grain << GRAIN_SHIFT, (1 << order) * GRAIN);
     span.pointer = HEAP_BASE + grain * GRAIN;
     return Refusal.none;
   }
@@ -169,13 +174,13 @@ export class Heap {
       target = this.buddy.allocate(wanted);
       if (target === NONE) return Refusal.outOfMemory;
       const to = target * GRAIN;
-      this.#soil(to >>> PAGE_SHIFT, (to + used - 1) >>> PAGE_SHIFT);
-      this.#bulk.move(to | 0, offset | 0, used | 0);
+      this.#clean(to | 0, used);
+      this.#copy(to, offset, used);
       this.buddy.free(grain);
       span.pointer = HEAP_BASE + to;
     }
     const kept = Math.min(used, span.length);
-    this.#clean(target * GRAIN + kept, usable - kept);
+    this.#clean((target * GRAIN + kept) | 0, usable - kept);
     return Refusal.none;
   }
 
@@ -237,20 +242,55 @@ export class Heap {
 
   /** Notes that pages may no longer be all zero. */
   #soil(first: number, last: number): void {
-    for (let page = first; page <= last; page++) this.#dirty[page] = 1;
+    for (let page = first; page <= last; page++) {
+      if (this.#dirty[page] !== 0) continue;
+      this.#dirty[page] = 1;
+      this.#dirtyPages[page >>> REGION_SHIFT]!++;
+    }
   }
 
-  /** Zeroes bytes, leaving alone the pages that were not written since they were last zeroed. */
-  #clean(offset: number, length: number): void {
+  /** The first dirty page from `page` to `last`; beyond `last` if there is none. */
+  #nextDirty(page: number, last: number): number {
+    while (page <= last) {
+      if (this.#dirty[page] !== 0) return page;
+      const region = page >>> REGION_SHIFT;
+      page = this.#dirtyPages[region] === 0 ? (region + 1) << REGION_SHIFT : page + 1;
+    }
+    return page;
+  }
+
+  /**
+   * Zeroes bytes, leaving alone the pages that were not written since they were last zeroed. The offset
+   * comes as a 32-bit integer, negative from 2 GiB on, which no call boxes.
+   */
+  #clean(offset32: number, length: number): void {
+    if (length === 0) return;
+    const offset = offset32 >>> 0;
     const end = offset + length;
-    while (offset < end) {
-      const page = offset >>> PAGE_SHIFT;
-      const next = Math.min((page + 1) * PAGE, end);
-      if (this.#dirty[page] !== 0) {
-        this.#bulk.zero(offset | 0, (next - offset) | 0);
-        if (next - offset === PAGE) this.#dirty[page] = 0;
+    const last = (end - 1) >>> PAGE_SHIFT;
+    let page = this.#nextDirty(offset >>> PAGE_SHIFT, last);
+    for (; page <= last; page = this.#nextDirty(page + 1, last)) {
+      const from = Math.max(offset, page * PAGE);
+      const to = Math.min(end, (page + 1) * PAGE);
+      this.#bulk.zero(from | 0, (to - from) | 0);
+      if (to - from === PAGE) {
+        this.#dirty[page] = 0;
+        this.#dirtyPages[page >>> REGION_SHIFT]!--;
       }
-      offset = next;
+    }
+  }
+
+  /** Copies bytes to where all is zero; so what lies in clean pages need not be copied. */
+  #copy(target: number, offset: number, length: number): void {
+    const end = offset + length;
+    const last = (end - 1) >>> PAGE_SHIFT;
+    let page = this.#nextDirty(offset >>> PAGE_SHIFT, last);
+    for (; page <= last; page = this.#nextDirty(page + 1, last)) {
+      const from = Math.max(offset, page * PAGE);
+      const size = Math.min(end, (page + 1) * PAGE) - from;
+      const to = target + from - offset;
+      this.#soil(to >>> PAGE_SHIFT, (to + size - 1) >>> PAGE_SHIFT);
+      this.#bulk.move(to | 0, from | 0, size | 0);
     }
   }
 }

@@ -91,6 +91,16 @@ Deno.test("parseCommandLine() names the value and the next step when a value is 
   }
 });
 
+Deno.test("parseCommandLine() names a size's range, and its step if it is not one byte", () => {
+  const hints = [
+    ["--memory", "use 4KiB to 4GiB, a multiple of 16 bytes"],
+    ["--receive-buffer", "use 4KiB to 1GiB"],
+  ] as const;
+  for (const [flag, hint] of hints) {
+    assertEquals(assertThrows(() => parse([flag, "1"]), UsageError).hint, hint);
+  }
+});
+
 Deno.test("parseCommandLine() takes numbers below zero and what follows -- as words", () => {
   const { words, values } = parse(["add", "-1", "--strict", "-", "--", "--port", "-x"]);
   assertEquals(words, ["add", "-1", "-", "--port", "-x"]);

@@ -380,6 +380,32 @@ Deno.test("realloc() moves when it must, with all contents and zeroes after them
   assertEquals(heap.realloc(neighbour, 2 * PAGE), HEAP_BASE + 4 * PAGE, "it is the upper of two");
 });
 
+Deno.test("realloc() and malloc() keep track of what was written in a few pages of a large heap", () => {
+  const size = 64 * 1024 ** 2;
+  const heap = new Harness(4 * size);
+  const pointer = heap.malloc(size);
+  const neighbour = heap.malloc(size);
+  const written = [0, 5, PAGE - 1, 1023 * PAGE - 2, 1024 * PAGE, size / 2 + 3, size - 4];
+  for (const at of written) heap.write(pointer + at, [1, 2, 3, 4]);
+  const moved = heap.realloc(pointer, 2 * size);
+  assertEquals(moved, HEAP_BASE + 2 * size);
+  const check = (start: number) => {
+    for (const at of written.slice(1)) assertEquals(heap.read(start + at, 4)[3], 4, `at ${at}`);
+    heap.assertZero(start + 9 * PAGE, 4 * PAGE);
+    heap.assertZero(start + 1020 * PAGE, 2 * PAGE);
+  };
+  check(moved);
+  heap.assertZero(moved + size, 8 * PAGE);
+
+  heap.free(neighbour);
+  heap.free(moved);
+  const again = heap.malloc(4 * size);
+  for (const start of [pointer, moved]) {
+    for (const at of written) heap.assertZero(start + at, 4, `at ${at}, recycled`);
+  }
+  assertEquals(again, HEAP_BASE);
+});
+
 Deno.test("cas() swaps only what it expects, and tells the old value", () => {
   const heap = new Harness(MIN_HEAP);
   const pointer = heap.malloc(16);

@@ -1,6 +1,6 @@
 /** What `make install` puts on a system, as the tools that it is for see it. */
 
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { generate, MANUALS } from "../../contrib/generate.ts";
 import { BENCH_FLAGS, CLIENT, COMMANDS, PING_FLAGS } from "../../lib/cli/client_flags.ts";
 import { DAEMON } from "../../lib/cli/daemon_flags.ts";
@@ -76,6 +76,38 @@ Deno.test("make install puts its files below DESTDIR, and make uninstall removes
     assertEquals(await filesIn(root), []);
   } finally {
     await Deno.remove(root, { recursive: true });
+  }
+});
+
+Deno.test("make takes the ENGINE that it is given, else that of the last build, else auto", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "mallocd-engine-" });
+  const makefile = new URL("Makefile", ROOT).pathname;
+  /** Without the variables of this environment, in which `make test` may have put some. */
+  const choose = async (args: string[], env: Record<string, string> = {}) => {
+    const words = ["-s", "-C", folder, "-f", makefile, "dist/.engine", ...args];
+    const { code, stderr } = await run("make", words, { env });
+    return code === 0 ? await Deno.readTextFile(`${folder}/dist/.engine`) : stderr.split("\n")[0];
+  };
+  try {
+    assertEquals(await choose([]), "auto\n");
+    assertEquals(await choose(["ENGINE=datagram"]), "datagram\n");
+    assertEquals(await choose([]), "datagram\n");
+    assertEquals(await choose(["ENGINE=auto"]), "auto\n");
+    assertEquals(await choose([], { ENGINE: "datagram" }), "datagram\n");
+    const complaint = "ENGINE cannot be steam: use ENGINE=auto or ENGINE=datagram";
+    assertEquals(await choose(["ENGINE=steam"]), complaint);
+    assertEquals(await choose([]), "datagram\n");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("make build makes the daemon with its ENGINE", async () => {
+  for (const engine of ["auto", "datagram"]) {
+    const words = ["-n", "-C", ROOT.pathname, "-W", "deno.json", "build", `ENGINE=${engine}`];
+    const { code, stdout, stderr } = await run("make", words);
+    assertEquals(code, 0, stderr);
+    assertMatch(stdout, new RegExp(`^contrib/build\\.sh .* ${engine}$`, "m"));
   }
 });
 

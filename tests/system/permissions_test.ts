@@ -1,7 +1,8 @@
 /** What the executables may do: `deno compile` writes it into them, as JSON behind the ELF image. */
 
-import { assert, assertEquals } from "@std/assert";
-import { CLIENT, MALLOCD, ROOT } from "./programs.ts";
+import { assertEquals } from "@std/assert";
+import { LIBC_PATHS } from "../../lib/engines/libc.ts";
+import { CLIENT, DIST, MALLOCD, ROOT } from "./programs.ts";
 
 /** The image is far larger than what follows it. */
 const TAIL_BYTES = 16 * 1024 ** 2;
@@ -35,9 +36,16 @@ Deno.test("mallocd-client may use the network and MALLOCD_*, and does not ask fo
 Deno.test("mallocd may use the network, MALLOCD_* and libc, and does not ask for more", async () => {
   const { allow_ffi, ...others } = await permissionsOf(MALLOCD);
   assertEquals(others, SOCKETS);
-  const libraries = sets.daemon.ffi;
-  assert(libraries.every((path: string) => path.endsWith("/libc.so.6")));
-  if (allow_ffi !== undefined) assertEquals(allow_ffi, libraries); // not with ENGINE=datagram
+  const made = await Deno.readTextFile(`${DIST}.engine`);
+  const isWithoutFfi = Deno.build.os !== "linux" || made.trim() === "datagram";
+  assertEquals(allow_ffi, isWithoutFfi ? undefined : sets.daemon.ffi);
+});
+
+Deno.test("deno.json lets the daemon load libc from where the engine looks on each architecture, no more", () => {
+  const paths = ["x86_64", "aarch64"].flatMap((arch) =>
+    LIBC_PATHS.map((path) => path.replace(Deno.build.arch, arch))
+  );
+  assertEquals(new Set(sets.daemon.ffi), new Set(paths));
 });
 
 Deno.test("Executables keep no compiled code in files, and have no packages in them", async () => {
