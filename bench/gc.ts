@@ -6,7 +6,7 @@
  *     deno run -P=bench bench/gc.ts [--smoke]
  */
 
-import { type Report, runLoad } from "../lib/cli/bench.ts";
+import { type Report, runLoad } from "../lib/load/run.ts";
 import { LibcWire } from "../lib/load/libc_wire.ts";
 import type { Workload } from "../lib/load/load.ts";
 import { parseMix, parseSizes } from "../lib/load/workload.ts";

@@ -59,6 +59,18 @@ export class NoReplyError extends RemoteError {
   }
 }
 
+/** What becomes of a call: `giveUp` makes its promise reject, and is called if the call is aborted. */
+export function untilAborted<T>(
+  { signal }: Call,
+  promise: Promise<T>,
+  giveUp: (reason: unknown) => void,
+): Promise<T> {
+  if (signal === undefined) return promise;
+  const abort = () => giveUp(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  return promise.finally(() => signal.removeEventListener("abort", abort));
+}
+
 /** The call will never be answered, because its Remote was closed. */
 export function closedError(call: Call): DOMException {
   return new DOMException(`${describe(call)}: the remote was closed`, "AbortError");

@@ -104,7 +104,8 @@ export function size(
     const bytes = parseSize(value);
     if (bytes === undefined) throw "bytes, or a number with KiB, MiB or GiB";
     if (bytes < min || bytes > max || bytes % step !== 0) {
-      throw `${formatSize(min)} to ${formatSize(max)}, a multiple of ${step} bytes`;
+      const range = `${formatSize(min)} to ${formatSize(max)}`;
+      throw step === 1 ? range : `${range}, a multiple of ${step} bytes`;
     }
     return bytes;
   };
@@ -199,6 +200,9 @@ export function parseCommandLine<F extends Flags>(
       throw new UsageError(`unknown option ${word.split("=")[0]}`, seeHelp);
     },
   });
+  const words = [...parsed._, ...parsed["--"] ?? []].map(showNumber);
+  // What a variable says is no concern of a command that does not take the flag.
+  const taken = { ...program.flags, ...program.commands?.[words[0] ?? ""]?.flags };
   const values: Record<string, unknown> = {};
   for (const name of names) {
     const flag = flags[name]!;
@@ -207,7 +211,9 @@ export function parseCommandLine<F extends Flags>(
       throw new UsageError(`--${name} needs one value`, `--${name} ${flag.placeholder}`);
     }
     const isOpen = (value === undefined || value === false) && !Object.hasOwn(HELP_FLAGS, name);
-    const fromVariable = isOpen ? variable(variableOf(name)) : undefined;
+    const fromVariable = isOpen && Object.hasOwn(taken, name)
+      ? variable(variableOf(name))
+      : undefined;
     if (value === true) values[name] = true;
     else if (typeof value === "string") values[name] = parseValue(`--${name}`, flag, value);
     else if (fromVariable !== undefined && fromVariable !== "") {
@@ -215,7 +221,6 @@ export function parseCommandLine<F extends Flags>(
     } else if (flag.placeholder === undefined) values[name] = false;
     else if (flag.default !== undefined) values[name] = flag.parse(flag.default);
   }
-  const words = [...parsed._, ...parsed["--"] ?? []].map(showNumber);
   const given = names.filter((name) => parsed[name] !== undefined && parsed[name] !== false);
   return { values: values as Values<F>, words, given };
 }

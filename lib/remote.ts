@@ -151,6 +151,9 @@ export class Remote implements AsyncDisposable {
 
   /** Reads `length` bytes. More than one datagram holds is read in pieces, and so not atomically. */
   async read(pointer: bigint, length: number, options: CallOptions = {}): Promise<Uint8Array> {
+    if (!Number.isSafeInteger(length) || length < 0) {
+      throw new RangeError(`Cannot read ${length} bytes: a length is a whole number, at least 0`);
+    }
     if (this.hello !== undefined && BigInt(length) > this.hello.size) {
       throw new RefusedError(`read(0x${pointer.toString(16)}, ${length})`, "EFAULT", "bad address");
     }

@@ -1,5 +1,5 @@
-import { assert, assertEquals } from "@std/assert";
-import { latencyOf, newHistogram, runLoad } from "../lib/cli/bench.ts";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { latencyOf, newHistogram, runLoad } from "../lib/load/run.ts";
 import { newCounters } from "../lib/counters.ts";
 import type { Engine, EngineOptions } from "../lib/engine.ts";
 import { serveDatagram } from "../lib/engines/datagram.ts";
@@ -13,7 +13,7 @@ import { Load, problemOf, type Workload } from "../lib/load/load.ts";
 import type { Wire } from "../lib/load/wire.ts";
 import { parseMix, parseSizes, pickLength } from "../lib/load/workload.ts";
 import { MAX_DATAGRAM } from "../lib/protocol.ts";
-import { Remote } from "../lib/remote.ts";
+import { RefusedError, Remote } from "../lib/remote.ts";
 import { Box, fields, Random } from "./testing.ts";
 
 const READS: Workload = {
@@ -342,6 +342,34 @@ async function runOn(
     await engine.close();
   }
 }
+
+Deno.test("runLoad() leaves no blocks behind when the heap is too small for them", async () => {
+  const counters = newCounters();
+  const engine = await serveDatagram({
+    hostname: "127.0.0.1",
+    port: 0,
+    memory: 64 * 1024,
+    strict: true,
+    replayCache: 65536,
+    counters,
+    clock: new Int32Array(new SharedArrayBuffer(4)),
+  });
+  const { hostname, port } = engine.address;
+  const remote = await Remote.connect({ server: `${hostname}:${port}` });
+  const wire = new DenoWire({ transport: "udp", hostname, port }, 1);
+  const terminal = { progress: () => {}, signal: new AbortController().signal };
+  const workload = { ...READS, sizes: { min: 4096, max: 4096, log: false } };
+  try {
+    const run = () => runLoad(workload, 50, { remote, wire, terminal });
+    await assertRejects(run, RefusedError, "out of memory");
+    // The whole heap is free again.
+    await remote.free(await remote.malloc(64 * 1024));
+  } finally {
+    await wire.close();
+    await remote.close();
+    await engine.close();
+  }
+});
 
 const LOADS: [name: string, workload: Workload][] = [
   ["tagged", { ...MIXED, perDatagram: 8 }],

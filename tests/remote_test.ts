@@ -11,6 +11,7 @@ import {
   Request,
 } from "../lib/protocol.ts";
 import { MAX_TIMEOUT_MS, NoReplyError, RefusedError, Remote } from "../lib/remote.ts";
+import { LIFETIME_SECONDS } from "../lib/replay.ts";
 import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../lib/transport.ts";
 import { startDaemon } from "./daemon.ts";
 import { fields, head, Random, word } from "./testing.ts";
@@ -101,7 +102,23 @@ function unreachable(): string {
   return `127.0.0.1:${(socket.addr as Deno.NetAddr).port}`;
 }
 
+Deno.test("Remote gives a call up before the daemon forgets its reply", () => {
+  assert(MAX_TIMEOUT_MS < LIFETIME_SECONDS * 1000); // here, for the client has no use for the cache
+});
+
 for (const protocol of PROTOCOLS) {
+  Deno.test(`Remote.read() refuses lengths that are none, before it sends (${protocol})`, async () => {
+    await using daemon = await startDaemon();
+    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    for (const length of [-1, 1.5, NaN, Infinity]) {
+      await assertRejects(
+        () => remote.read(BASE, length),
+        RangeError,
+        `Cannot read ${length} bytes`,
+      );
+    }
+  });
+
   Deno.test(`Remote allocates, writes, reads and frees in the ${protocol} protocol`, async () => {
     await using daemon = await startDaemon();
     const { server } = daemon;

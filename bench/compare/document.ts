@@ -28,7 +28,7 @@ export function claimRows(results: Results): Rows {
     const range = `${ratio(Math.min(...ratios))} to ${ratio(Math.max(...ratios))}`;
     return [[claim.text, ratio(median(ratios)), range, target(claim), verdict(claim, ratios)]];
   });
-  return [["Comparison", "Ratio", "Range", "Wanted", ""], ...rows];
+  return [["Comparison", "Ratio", "Range", "Wanted", "Met"], ...rows];
 }
 
 function target({ atLeast, atMost }: Claim): string {
@@ -80,7 +80,7 @@ export function document(findings: Findings): string {
   const commands = loads.map(({ title, client = [], stream }) => [
     title,
     `\`${client.join(" ")}\``,
-    stream === undefined ? "" : `${stream.connections} times ${stream.pipeline} requests`,
+    stream === undefined ? "" : `${stream.connections} × ${stream.pipeline}`,
   ]);
   const versions = servers.map(({ name, version }) => [name, version]);
   return `# Benchmarks
@@ -118,7 +118,7 @@ ${table(latencyRows(results, servers))}
   by a client that is made alike: one thread, libc's system calls, never asleep while replies are to
   come, every byte compared. Client and server share the machine; a client takes a core.
 
-${table([["Load", "UDP", "TCP"], ...commands], "---")}
+${table([["Load", "UDP: options", "TCP: connections × pipeline"], ...commands], "---")}
 ## The machine
 
 ${table([["What", "Which"], ...machine, ...versions], "---")}`;

@@ -7,11 +7,9 @@ export async function describeMachine(): Promise<[string, string][]> {
   const processor = await run("lscpu");
   const field = (name: string) => new RegExp(`^${name}:\\s*(.*)$`, "m").exec(processor)?.[1];
   const hypervisor = field("Hypervisor vendor");
+  const [release = ""] = (await run("uname", "-r")).split("-"); // without the builder's suffix
   return [
     ["Processor", `${field("Model name") ?? Deno.build.arch}, ${field("CPU\\(s\\)")} cores`],
-    [
-      "System",
-      await run("uname", "-srm") + (hypervisor ? `, in a virtual machine (${hypervisor})` : ""),
-    ],
+    ["System", `Linux ${release}${hypervisor ? `, in a virtual machine (${hypervisor})` : ""}`],
   ];
 }

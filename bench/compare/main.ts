@@ -14,7 +14,8 @@ import { claimRows, document, latencyRows, rateRows } from "./document.ts";
 import { atRate, IN_FLIGHT, LINES, type Load, type LoadKey, LOADS, OFFERED } from "./loads.ts";
 import { describeMachine } from "./machine.ts";
 import { type Measurement, median, Results } from "./measurement.ts";
-import { latencyPlot, type LoadPoint, throughputPlot } from "./plots.ts";
+import { latencyPlot, throughputPlot } from "./plots.ts";
+import { run } from "./programs.ts";
 import { type Server, startServers } from "./servers.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
@@ -23,7 +24,9 @@ const DOCS = new URL("../../docs/", import.meta.url);
 interface Plan {
   readonly rounds: number;
   readonly measureMs: number;
+  /** Of the plots: of throughput, which varies little, there is one round only. */
   readonly plotMs: number;
+  readonly latencyRounds: number;
   readonly inFlight: readonly number[];
   readonly offered: readonly number[];
 }
@@ -32,10 +35,18 @@ const FULL: Plan = {
   rounds: 5,
   measureMs: 1000,
   plotMs: 500,
+  latencyRounds: 3,
   inFlight: IN_FLIGHT,
   offered: OFFERED,
 };
-const SMOKE: Plan = { rounds: 1, measureMs: 20, plotMs: 20, inFlight: [8], offered: [0.5] };
+const SMOKE: Plan = {
+  rounds: 1,
+  measureMs: 20,
+  plotMs: 20,
+  latencyRounds: 1,
+  inFlight: [8],
+  offered: [0.5],
+};
 
 async function main(plan: Plan, write: boolean): Promise<void> {
   const servers = await startServers();
@@ -67,6 +78,7 @@ async function main(plan: Plan, write: boolean): Promise<void> {
     await Deno.writeTextFile(new URL("throughput.svg", DOCS), throughput);
     await Deno.writeTextFile(new URL("latency.svg", DOCS), latency);
     await Deno.writeTextFile(new URL("benchmarks.md", DOCS), text);
+    await run(Deno.execPath(), "fmt", "--quiet", new URL("benchmarks.md", DOCS).pathname);
   } finally {
     await Promise.all(servers.map((server) => server.stop()));
   }
@@ -113,23 +125,31 @@ async function measureInFlight({ inFlight, plotMs }: Plan, servers: readonly Ser
   return rates;
 }
 
-/** Latencies by offered load, for each of our servers. */
+/** Latencies by offered load, for each of our servers, medians of rounds. */
 async function measureOffered(
-  { offered, plotMs }: Plan,
+  { offered, latencyRounds, plotMs }: Plan,
   servers: readonly Server[],
   highest: (key: Server["key"]) => number,
 ) {
-  const points: Partial<Record<Server["key"], LoadPoint[]>> = {};
-  for (const part of offered) {
-    say(`plot of latency, ${Math.round(100 * part)}%`);
-    for (const server of servers) {
-      const rate = part * highest(server.key);
-      const measurement = await measure(server, atRate(rate), plotMs);
-      if (measurement?.latency === undefined) continue;
-      (points[server.key] ??= []).push({ rate, latency: measurement.latency });
+  const found: Partial<Record<Server["key"], Measurement[][]>> = {};
+  for (let round = 1; round <= latencyRounds; round++) {
+    say(`plot of latency, round ${round} of ${latencyRounds}`);
+    for (const [i, part] of offered.entries()) {
+      for (const server of servers) {
+        const measurement = await measure(server, atRate(part * highest(server.key)), plotMs);
+        if (measurement === undefined) continue;
+        ((found[server.key] ??= [])[i] ??= []).push(measurement);
+      }
     }
   }
-  return points;
+  return Object.entries(found).map(([key, loads]) => ({
+    server: key as Server["key"],
+    points: loads.map((measurements) => ({
+      rate: median(measurements.map(({ rate }) => rate)),
+      p50: median(measurements.map(({ latency }) => latency!.p50)),
+      p99: median(measurements.map(({ latency }) => latency!.p99)),
+    })),
+  }));
 }
 
 function say(line: string): void {

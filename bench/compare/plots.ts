@@ -3,7 +3,6 @@
 // Not in deno.json's imports, because `deno compile` puts all of those into the executables.
 // deno-lint-ignore no-import-prefix
 import { init } from "npm:echarts@6.1.0";
-import type { Report } from "../../lib/cli/bench.ts";
 import type { ServerKey } from "./loads.ts";
 
 const WIDTH = 760;
@@ -50,25 +49,24 @@ export function throughputPlot(
   });
 }
 
-/** Under an offered load, requests a second. */
-export interface LoadPoint {
+/** What is known of a server under a load: requests a second, and microseconds. */
+interface LoadPoint {
   readonly rate: number;
-  readonly latency: Report["latency"];
+  readonly p50: number;
+  readonly p99: number;
 }
 
 /** Latencies by offered load, for each server. */
 export function latencyPlot(
-  servers: Readonly<Partial<Record<ServerKey, readonly LoadPoint[]>>>,
+  servers: readonly { readonly server: ServerKey; readonly points: readonly LoadPoint[] }[],
 ): string {
-  const lines = Object.entries(servers).flatMap(([key, points]) =>
-    ([["p50", "solid"], ["p99", "dashed"]] as const).map(
-      ([percentile, type]) => ({
-        name: `${key === "bound" ? "C" : key}, ${percentile}`,
-        points: points.map(({ rate, latency }) => [rate, latency[percentile]] as const),
-        color: COLORS[key]!,
-        type,
-      }),
-    )
+  const lines = servers.flatMap(({ server, points }) =>
+    ([["p50", "solid"], ["p99", "dashed"]] as const).map(([percentile, type]) => ({
+      name: `${server === "bound" ? "C" : server}, ${percentile}`,
+      points: points.map((point) => [point.rate, point[percentile]] as const),
+      color: COLORS[server]!,
+      type,
+    }))
   );
   return plot({
     title: "Latency of reads of 64 bytes, 10% to 90% of each server's highest rate",

@@ -1,6 +1,6 @@
 /** The programs that put a load on a server, each run as a process of its own. */
 
-import type { Report } from "../../lib/cli/bench.ts";
+import type { Report } from "../../lib/load/run.ts";
 import { LIBC_PATHS } from "../../lib/engines/libc.ts";
 import type { Measurement } from "./measurement.ts";
 import type { StreamWorkload } from "./stream_load.ts";

@@ -3,6 +3,7 @@
  * them is measured.
  */
 
+import { VERSION } from "../../lib/version.ts";
 import { type Load, PIPELINE, type ServerKey } from "./loads.ts";
 import type { Measurement } from "./measurement.ts";
 import { HOST, ROOT, run, runClient, runRedisBenchmark } from "./programs.ts";
@@ -53,7 +54,7 @@ async function startMallocd(engine: "syscall" | "datagram"): Promise<Server[]> {
   return [{
     key: engine,
     name: `mallocd, ${engine}`,
-    version: `Deno ${Deno.version.deno}`,
+    version: `${VERSION}, Deno ${Deno.version.deno}`,
     measure: (load, ms) => load.client && runClient(port, load.client, ms),
     stop: () => stop(child),
   }];

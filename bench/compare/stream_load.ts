@@ -5,7 +5,7 @@
  */
 
 import { equals } from "@std/bytes";
-import { WARM_UP_MS } from "../../lib/cli/bench.ts";
+import { WARM_UP_MS } from "../../lib/load/run.ts";
 import { Libc, LIBC_PATHS, MSG_DONTWAIT, SOCK_CLOEXEC } from "../../lib/engines/libc.ts";
 import { SOURCE_BYTES, writeSource } from "../../lib/source.ts";
 import type { Measurement } from "./measurement.ts";

@@ -70,7 +70,7 @@ export const BENCH_FLAGS = {
   rate: optional(
     count("N", 1, [1, 100_000_000], "requests a second, due at fixed times; not on each reply"),
   ),
-  coalesce: on("let the kernel cut up and put together datagrams (UDP_SEGMENT, UDP_GRO)"),
+  coalesce: on("let the kernel cut up and join datagrams; needs the source tree, see above"),
   json: on("print the result as JSON"),
 } as const satisfies Flags;
 
@@ -164,6 +164,8 @@ export const COMMANDS = {
       "Each sender works on blocks of its own, between 1 and 64 of them, and checks every byte that " +
       "it reads. Of sizes from 16-1024 each is equally likely, of log:16-1024 each doubling is. " +
       "With --rate, latency counts from when a request was due, also if --in-flight held it back. " +
+      "--coalesce (UDP_SEGMENT, UDP_GRO) calls libc, for which the executable has no permission: " +
+      "deno run -P=client --allow-ffi=PATH client.ts bench, with the path of libc. " +
       "Exit code 1 if anything was lost or wrong.",
     flags: BENCH_FLAGS,
     example: "mallocd-client bench --in-flight 8 --per-datagram 32 --mix read=1",

@@ -200,8 +200,7 @@ const COMMAND_OF: Readonly<Record<Exclude<CommandName, HeavyCommand>, Prepare>> 
 };
 
 async function ping({ remote, terminal, ping: { count, interval } }: Context): Promise<boolean> {
-  const times: number[] = [];
-  let sent = 0;
+  let [sent, received, sum, min, max] = [0, 0, 0, Infinity, 0];
   while (sent < count) {
     if (sent > 0) await sleep(interval, terminal.signal);
     if (terminal.signal.aborted) break;
@@ -210,7 +209,10 @@ async function ping({ remote, terminal, ping: { count, interval } }: Context): P
     try {
       await remote.ping({ signal: terminal.signal });
       const time = performance.now() - start;
-      times.push(time);
+      received++;
+      sum += time;
+      min = Math.min(min, time);
+      max = Math.max(max, time);
       terminal.write(`reply from ${remote.server}: seq=${sent} time=${time.toFixed(3)} ms\n`);
     } catch (error) {
       if (terminal.signal.aborted) break;
@@ -218,14 +220,10 @@ async function ping({ remote, terminal, ping: { count, interval } }: Context): P
       terminal.say(error.message);
     }
   }
-  const received = times.length;
   terminal.write(`${sent} sent, ${received} received, ${sent - received} lost`);
   if (received > 0) {
-    const average = times.reduce((sum, time) => sum + time, 0) / received;
-    const [min, avg, max] = [Math.min(...times), average, Math.max(...times)].map((time) =>
-      time.toFixed(3)
-    );
-    terminal.write(`; min/avg/max ${min}/${avg}/${max} ms`);
+    const times = [min, sum / received, max].map((time) => time.toFixed(3));
+    terminal.write(`; min/avg/max ${times.join("/")} ms`);
   }
   terminal.write("\n");
   return received > 0;

@@ -3,7 +3,7 @@
  * line editor is that of node:readline, which is loaded for this command only.
  */
 
-import { createInterface } from "node:readline";
+import { createInterface, type Interface } from "node:readline";
 import process from "node:process";
 import { bench } from "./bench.ts";
 import { type CommandName, COMMANDS } from "./client_flags.ts";
@@ -50,7 +50,7 @@ function expand(text: string, variables: ReadonlyMap<string, string>): string {
   });
 }
 
-/** Reads and runs lines until the end of input or `exit`. */
+/** Reads and runs lines until the end of input, `exit`, or in a script Ctrl-C. */
 export async function shell(context: Context): Promise<boolean> {
   const { terminal, remote } = context;
   const variables = new Map<string, string>();
@@ -62,22 +62,87 @@ export async function shell(context: Context): Promise<boolean> {
     completer: (line: string) => [complete(line), line.split(/\s+/).at(-1) ?? ""],
   });
   let failed = false;
+  const interrupts = new Interrupts(lines);
   lines.prompt();
   for await (const line of lines) {
     if (line.trim() === "exit") break;
+    const signal = interrupts.begin();
     try {
-      await runLine(line, context, variables);
+      await runLine(line, { ...context, terminal: within(terminal, { signal }) }, variables);
     } catch (error) {
       failed = true;
       if (error instanceof UsageError) terminal.say(`${error.message}\nTry: ${error.hint}`);
       else if (error instanceof RemoteError) terminal.say(error.message);
       else throw error;
+    } finally {
+      interrupts.end();
+    }
+    if (signal.aborted && !lines.terminal) {
+      failed = true;
+      break;
     }
     lines.prompt();
   }
   lines.close();
   // A script that is piped in wants to know; a person has seen it.
   return !failed || terminal.isTerminal;
+}
+
+/** What Ctrl-C does: it ends the command that is running, as far as that looks at its signal. */
+class Interrupts {
+  #running: AbortController | undefined;
+
+  constructor(lines: Interface) {
+    // The line editor takes the keys as they are, so that Ctrl-C is no signal but an event of its own.
+    lines.on("SIGINT", () => {
+      if (this.#running !== undefined) this.#running.abort();
+      else clearLine(lines);
+    });
+  }
+
+  /** Each command gets a signal of its own: an aborted one stays aborted. */
+  begin(): AbortSignal {
+    this.#running = new AbortController();
+    Deno.addSignalListener("SIGINT", this.#onSignal);
+    return this.#running.signal;
+  }
+
+  end(): void {
+    Deno.removeSignalListener("SIGINT", this.#onSignal);
+    this.#running = undefined;
+  }
+
+  #onSignal = () => {
+    Deno.removeSignalListener("SIGINT", this.#onSignal); // the second ends the process, as ever
+    this.#running?.abort();
+  };
+}
+
+/** By the keys of the line editor: to the end, and delete all before. */
+function clearLine(lines: Interface): void {
+  lines.write(null, { ctrl: true, name: "e" });
+  lines.write(null, { ctrl: true, name: "u" });
+}
+
+/** The terminal with some things changed. As in program.ts, input is not touched until it is read. */
+function within(
+  terminal: Terminal,
+  {
+    signal = terminal.signal,
+    write = (data) => terminal.write(data),
+    isTerminal = terminal.isTerminal,
+  }: Partial<Pick<Terminal, "signal" | "write" | "isTerminal">>,
+): Terminal {
+  return {
+    write,
+    isTerminal,
+    signal,
+    say: (line) => terminal.say(line),
+    progress: (line) => terminal.progress(line),
+    get input() {
+      return terminal.input;
+    },
+  };
 }
 
 function complete(line: string): string[] {
@@ -96,7 +161,7 @@ async function runLine(line: string, context: Context, variables: Map<string, st
     };
     // A bare number or text may be kept, too.
     if (isCommand(command)) {
-      const terminal: Terminal = { ...context.terminal, write, isTerminal: false };
+      const terminal = within(context.terminal, { write, isTerminal: false });
       await run(command, words, { ...context, terminal });
     } else output.push([command, ...words].join(" "));
     const value = output.join("").trimEnd();

@@ -12,6 +12,7 @@ import {
   type Exchange,
   NoReplyError,
   RefusedError,
+  untilAborted,
 } from "../exchange.ts";
 import { encodeRequest, FIELD, fieldAt, MAX_DATAGRAM } from "../protocol.ts";
 import { ERRNO } from "../refusal.ts";
@@ -66,11 +67,7 @@ export class ClassicExchange implements Exchange {
     const pending: Pending = { call, promise, resolve, giveUp };
     this.#queue.add(pending);
     this.#running ??= this.#run();
-    if (call.signal === undefined) return promise;
-    const { signal } = call;
-    const abort = () => giveUp(signal.reason);
-    signal.addEventListener("abort", abort, { once: true });
-    return promise.finally(() => signal.removeEventListener("abort", abort));
+    return untilAborted(call, promise, giveUp);
   }
 
   async close(): Promise<void> {

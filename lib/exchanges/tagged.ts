@@ -11,6 +11,7 @@ import {
   type Exchange,
   NoReplyError,
   RefusedError,
+  untilAborted,
 } from "../exchange.ts";
 import { decodeReply, encodeRequest, FIELD, METHODS, Reply, REPLY_HEAD } from "../protocol.ts";
 import type { Clock, Transport } from "../transport.ts";
@@ -94,11 +95,7 @@ export class TaggedExchange implements Exchange {
     this.#pending.set(pending.tag, pending);
     this.#waiting.add(pending);
     this.#scheduleFlush();
-    if (call.signal === undefined) return promise;
-    const { signal } = call;
-    const abort = () => this.#settle(pending, () => reject(signal.reason));
-    signal.addEventListener("abort", abort, { once: true });
-    return promise.finally(() => signal.removeEventListener("abort", abort));
+    return untilAborted(call, promise, (reason) => this.#settle(pending, () => reject(reason)));
   }
 
   async close(): Promise<void> {

@@ -4,7 +4,7 @@ import { MAX_DATAGRAM } from "../protocol.ts";
 import { isLoopback } from "../source.ts";
 import type { Client } from "./client.ts";
 import type { Load } from "./load.ts";
-import type { Wire } from "./wire.ts";
+import { type Wire, WireError } from "./wire.ts";
 
 /** Each client has room for a datagram in either direction. */
 const ROOM = 64 * 1024;
@@ -17,12 +17,13 @@ export class DenoWire implements Wire {
   readonly io: DataView;
   readonly #bytes: Uint8Array<ArrayBuffer>;
   readonly #peer: Deno.NetAddr;
-  readonly #sockets: readonly Deno.DatagramConn[];
+  readonly #sockets: Deno.DatagramConn[] = [];
   /** By client: the sending that is under way. */
   readonly #sending: (Promise<void> | undefined)[] = [];
   #receiving: Promise<void>[] = [];
   #closed = false;
 
+  /** Throws WireError if there cannot be so many clients. */
   constructor(peer: Deno.NetAddr, clients: number) {
     const v6 = peer.hostname.includes(":");
     const loopback = isLoopback(peer.hostname);
@@ -30,10 +31,15 @@ export class DenoWire implements Wire {
     this.#peer = peer;
     this.#bytes = new Uint8Array(2 * ROOM * clients);
     this.io = new DataView(this.#bytes.buffer);
-    this.#sockets = Array.from(
-      { length: clients },
-      () => Deno.listenDatagram({ transport: "udp", hostname, port: 0 }),
-    );
+    try {
+      while (this.#sockets.length < clients) {
+        this.#sockets.push(Deno.listenDatagram({ transport: "udp", hostname, port: 0 }));
+      }
+    } catch (error) {
+      for (const socket of this.#sockets) socket.close();
+      if ((error as { code?: string }).code !== "EMFILE") throw error;
+      throw WireError.tooManyClients(clients);
+    }
   }
 
   async run(load: Load, until: number): Promise<void> {
@@ -65,7 +71,9 @@ export class DenoWire implements Wire {
         client.take(at, datagram.length);
         this.#send(i, client);
       } catch (error) { // close() interrupts; on some systems a daemon that is gone shows here
-        if (!this.#closed && !(error instanceof Deno.errors.ConnectionRefused)) throw error;
+        const isGone = error instanceof Deno.errors.ConnectionRefused ||
+          error instanceof Deno.errors.ConnectionReset;
+        if (!this.#closed && !isGone) throw error;
       }
     }
   }

@@ -7,6 +7,7 @@
  * it cuts up (UDP_SEGMENT), and it may hand over the replies likewise (UDP_GRO).
  */
 
+import { setImmediate } from "node:timers/promises";
 import {
   Arena,
   CMSGHDR,
@@ -30,14 +31,16 @@ import { MAX_DATAGRAM } from "../protocol.ts";
 import { SOURCE_BYTES, writeSource } from "../source.ts";
 import type { Client } from "./client.ts";
 import type { Load } from "./load.ts";
-import type { Wire } from "./wire.ts";
+import { type Wire, WireError } from "./wire.ts";
 
-/** Messages that one call sends or receives. */
+/** Messages that one call sends or receives at the most. */
 const BATCH = 64;
 /** Datagrams that one message can be cut into, UDP_MAX_SEGMENTS of Linux before 6.9. */
 const MAX_SEGMENTS = 64;
 /** A received message is at most what an IP packet can hold. */
 const MAX_MESSAGE = 64 * 1024;
+/** Not a power of two, so that the beginnings of messages don't compete for the same cache lines. */
+const MESSAGE_STRIDE = MAX_MESSAGE + 3 * 64;
 const OUT_BYTES = 1024 * 1024;
 /** With a received message: the size of the datagrams in it, an int; with a sent one: likewise, 16 bits. */
 const RECEIVE_CONTROL_BYTES = controlSpace(4);
@@ -47,6 +50,15 @@ const NO_TIMEOUT = 0n;
 
 /** Room in the kernel for replies that wait. */
 const RECEIVE_BUFFER = 4 * 1024 * 1024;
+
+/**
+ * The event loop gets a turn so often: each takes a few microseconds, and after some twenty of them a
+ * signal is delivered. One turn that waits for signals would take a millisecond.
+ */
+const SLICE_MS = 4;
+
+/** The error of a process that has as many files open as it may. */
+const EMFILE = 24;
 
 /** Turns without a datagram, of less than a microsecond for each client, before the loop sleeps. */
 const SPIN = 1000;
@@ -59,7 +71,7 @@ const SEND_HEADERS = RECEIVE_CONTROLS + BATCH * RECEIVE_CONTROL_BYTES;
 const SEND_IOVECS = SEND_HEADERS + BATCH * MMSGHDR.size;
 const SEND_CONTROLS = SEND_IOVECS + BATCH * IOVEC.size;
 const MESSAGES = SEND_CONTROLS + BATCH * SEND_CONTROL_BYTES;
-const OUT = MESSAGES + BATCH * MAX_MESSAGE;
+const OUT = MESSAGES + BATCH * MESSAGE_STRIDE;
 const OUT_END = OUT + OUT_BYTES;
 const POLLFDS = OUT_END;
 
@@ -69,24 +81,34 @@ export class LibcWire implements Wire {
   readonly #libc = new Libc();
   readonly #arena: Arena;
   readonly #coalesce: boolean;
-  readonly #sockets: Int32Array;
+  readonly #sockets: number[] = [];
   readonly #receiveHeaders: bigint;
   readonly #sendHeaders: readonly bigint[];
   readonly #pollfds: bigint;
   readonly #pollfdCount: bigint;
 
-  /** Throws Unavailable if there is no libc or no permission to call it. */
+  /**
+   * Throws Unavailable if there is no libc or no permission to call it, and WireError if there is but the
+   * sockets cannot be had.
+   */
   constructor(peer: Deno.NetAddr, clients: number, coalesce: boolean) {
     this.#arena = new Arena(this.#libc, POLLFDS + clients * POLLFD.size);
     this.#coalesce = coalesce;
     this.io = this.#arena.view;
-    this.#sockets = Int32Array.from({ length: clients }, () => this.#open(peer));
+    try {
+      while (this.#sockets.length < clients) this.#open(peer, clients);
+    } catch (error) {
+      this.close();
+      throw error;
+    }
     const messages = Array.from({ length: BATCH }, (_, i) => i);
     for (const i of messages) {
       this.#layOut(RECEIVE_HEADERS, RECEIVE_IOVECS, i);
+      const header = RECEIVE_HEADERS + i * MMSGHDR.size;
       const control = RECEIVE_CONTROLS + i * RECEIVE_CONTROL_BYTES;
-      this.#arena.setPointer(RECEIVE_HEADERS + i * MMSGHDR.size + MMSGHDR.control, control);
-      this.#setMessage(RECEIVE_IOVECS, i, MESSAGES + i * MAX_MESSAGE, MAX_MESSAGE);
+      this.#arena.setPointer(header + MMSGHDR.control, control);
+      this.io.setInt32(header + MMSGHDR.controlLength, RECEIVE_CONTROL_BYTES, true);
+      this.#setMessage(RECEIVE_IOVECS, i, MESSAGES + i * MESSAGE_STRIDE, MAX_MESSAGE);
       this.#layOut(SEND_HEADERS, SEND_IOVECS, i);
       this.#layOutSegment(i);
     }
@@ -101,6 +123,19 @@ export class LibcWire implements Wire {
   }
 
   async run(load: Load, until: number): Promise<void> {
+    while (load.now < until) {
+      this.#runSlice(load, Math.min(load.now + SLICE_MS, until));
+      await setImmediate();
+    }
+  }
+
+  close(): Promise<void> {
+    for (const socket of this.#sockets) this.#libc.symbols.close(socket);
+    this.#libc.close();
+    return Promise.resolve();
+  }
+
+  #runSlice(load: Load, until: number): void {
     const { clients } = load;
     for (let idle = 0; load.now < until;) {
       load.now = performance.now();
@@ -114,20 +149,19 @@ export class LibcWire implements Wire {
       if (moved > 0) idle = 0;
       else if (++idle > SPIN) this.#sleep(Math.min(load.untilDue, until - load.now));
     }
-    await turnOfEventLoop();
   }
 
-  close(): Promise<void> {
-    for (const socket of this.#sockets) this.#libc.symbols.close(socket);
-    this.#libc.close();
-    return Promise.resolve();
-  }
-
-  #open(peer: Deno.NetAddr): number {
+  #open(peer: Deno.NetAddr, clients: number): void {
     const { socket, connect, setsockopt } = this.#libc.symbols;
     const name = new DataView(new ArrayBuffer(SOURCE_BYTES));
     writeSource(name, 0, peer.hostname, peer.port);
     const fd = socket(name.getUint16(0, true), SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+      const errno = this.#libc.errno();
+      if (errno === EMFILE) throw WireError.tooManyClients(clients);
+      throw new WireError(`cannot open a socket (os error ${errno})`, "use fewer --clients");
+    }
+    this.#sockets.push(fd);
     const set = (level: number, option: number, value: number) =>
       setsockopt(fd, level, option, new Int32Array([value]), Int32Array.BYTES_PER_ELEMENT) === 0;
     // Only a privileged process may exceed the limit, net.core.rmem_max; others get that much.
@@ -135,14 +169,17 @@ export class LibcWire implements Wire {
       set(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER);
     }
     if (this.#coalesce && !(set(SOL_UDP, UDP_SEGMENT, 0) && set(SOL_UDP, UDP_GRO, 1))) {
-      throw new Error("Cannot coalesce datagrams: the kernel is older than Linux 5.0");
-    }
-    if (connect(fd, name, SOURCE_BYTES) !== 0) {
-      throw new Error(
-        `Cannot connect a socket to ${peer.hostname} (os error ${this.#libc.errno()})`,
+      throw new WireError(
+        "cannot coalesce datagrams: the kernel is older than Linux 5.0",
+        "leave out --coalesce",
       );
     }
-    return fd;
+    if (connect(fd, name, SOURCE_BYTES) !== 0) {
+      throw new WireError(
+        `cannot connect a socket to ${peer.hostname} (os error ${this.#libc.errno()})`,
+        "another --server",
+      );
+    }
   }
 
   #layOut(headers: number, iovecs: number, i: number): void {
@@ -172,15 +209,17 @@ export class LibcWire implements Wire {
   /** Gives a client what has come for it, and returns how many messages that was. */
   #receive(socket: number, client: Client, load: Load): number {
     const { recvmmsg } = this.#libc.symbols;
-    if (this.#coalesce) this.#resetControls();
-    const messages = recvmmsg(socket, this.#receiveHeaders, BATCH, MSG_DONTWAIT, NO_TIMEOUT);
+    // Only a part of those in flight, so that the daemon has requests to work on while these are looked
+    // at: with all at once, one of the two would always wait for the other.
+    const batch = Math.min(BATCH, Math.ceil(load.workload.inFlight / 4));
+    const messages = recvmmsg(socket, this.#receiveHeaders, batch, MSG_DONTWAIT, NO_TIMEOUT);
     if (messages <= 0) return 0; // an error, too, is no reply: the load counts these
     load.now = performance.now();
     for (let message = 0; message < messages; message++) {
-      const start = MESSAGES + message * MAX_MESSAGE;
+      const start = MESSAGES + message * MESSAGE_STRIDE;
       const header = RECEIVE_HEADERS + message * MMSGHDR.size;
       const bytes = this.io.getInt32(header + MMSGHDR.length, true);
-      const segment = this.#coalesce ? this.#segmentOf(message, bytes) : bytes;
+      const segment = this.#segmentOf(message, bytes);
       let at = 0;
       do { // once for an empty one
         client.take(start + at, Math.min(segment, bytes - at));
@@ -190,19 +229,13 @@ export class LibcWire implements Wire {
     return messages;
   }
 
-  /** Says how much room there is for control messages: the kernel has set how much it used. */
-  #resetControls(): void {
-    for (let i = 0; i < BATCH; i++) {
-      const header = RECEIVE_HEADERS + i * MMSGHDR.size;
-      this.io.setInt32(header + MMSGHDR.controlLength, RECEIVE_CONTROL_BYTES, true);
-    }
-  }
-
   /** The length of the datagrams in a received message; its last may be shorter. */
   #segmentOf(message: number, bytes: number): number {
-    const header = RECEIVE_HEADERS + message * MMSGHDR.size;
+    const lengthAt = RECEIVE_HEADERS + message * MMSGHDR.size + MMSGHDR.controlLength;
+    const isOne = this.io.getInt32(lengthAt, true) === 0;
+    this.io.setInt32(lengthAt, RECEIVE_CONTROL_BYTES, true); // the kernel has set what it used
+    if (isOne) return bytes;
     const control = RECEIVE_CONTROLS + message * RECEIVE_CONTROL_BYTES;
-    if (this.io.getInt32(header + MMSGHDR.controlLength, true) === 0) return bytes;
     return this.io.getInt32(control + CMSGHDR.size, true);
   }
 
@@ -251,15 +284,4 @@ export class LibcWire implements Wire {
       message += Math.max(sent, 1);
     }
   }
-}
-
-/** Where signals are delivered. A message is as quick as setImmediate, which needs many turns for one. */
-async function turnOfEventLoop(): Promise<void> {
-  const { port1, port2 } = new MessageChannel();
-  await new Promise((resolve) => {
-    port1.onmessage = resolve;
-    port2.postMessage(undefined);
-  });
-  port1.close();
-  port2.close();
 }

@@ -341,6 +341,29 @@ Deno.test("mallocd-client ping prints each round trip and a summary", async () =
   }
 });
 
+Deno.test("mallocd-client looks at the variables of options that the command takes, only", async () => {
+  await using daemon = await Mallocd.start();
+  const env = { MALLOCD_SIZE: "bogus", MALLOCD_COUNT: "1" };
+  assertEquals(await daemon.client("malloc 5", { env }), done(`${FIRST}\n`));
+  assertMatch((await daemon.client("ping", { env })).stdout, /^1 sent, 1 received/m);
+  assertEquals(
+    await daemon.client("bench", { env }),
+    misused('MALLOCD_SIZE cannot be "bogus"', "use bytes, as 64, 16-1024 or log:16-1024"),
+  );
+});
+
+Deno.test("mallocd-client bench says what to do when there are more clients than sockets", async () => {
+  await using daemon = await Mallocd.start();
+  const line = "ulimit -n 64; exec mallocd-client bench --clients 200";
+  const { code, stdout, stderr } = await run("sh", ["-c", line], { env: daemon.env });
+  assertEquals([code, stdout], [2, ""]);
+  const { stderr: expected } = misused(
+    "bench: this process may not open 200 sockets, one for each client",
+    "use fewer --clients, or raise the limit, ulimit -n",
+  );
+  assert(stderr.endsWith(expected), stderr);
+});
+
 Deno.test("mallocd-client ping counts what is lost, exit code 1 if that is all", async () => {
   const { code, stdout, stderr } = await client("--classic --timeout 20ms ping --count 2");
   assertEquals([code, stdout], [1, "2 sent, 0 received, 2 lost\n"]);
@@ -517,6 +540,40 @@ testOnTerminal("ping ends with its summary at Ctrl-C", async (daemon) => {
   assertMatch(shown, /1 sent, 1 received, 0 lost; min\/avg\/max [\d./]+ ms\r\n$/);
   assertEquals(code, 0);
 });
+
+testOnTerminal(
+  "shell ends a command at Ctrl-C, and clears the line at the prompt",
+  async (daemon) => {
+    await using terminal = onTerminal(daemon, "shell");
+    const prompt = `${daemon.server}> `;
+    await terminal.until(prompt);
+    await terminal.type("p = malloc 64\r");
+    await terminal.until(`p = ${FIRST}\r\n`);
+    await terminal.until(prompt);
+    await terminal.type("stress 100000000\r");
+    await terminal.until("/100000000");
+    await terminal.type("\x03");
+    await terminal.until("0 lost, 0 wrong");
+    await terminal.until(prompt);
+    await terminal.type("bench\r");
+    await terminal.until("requests/s");
+    await terminal.type("\x03");
+    await terminal.until("0 lost, 0 wrong");
+    await terminal.until(prompt);
+    await terminal.type("ping\r"); // five times, unless it is ended
+    await terminal.until("seq=1");
+    await terminal.type("\x03");
+    assertMatch(await terminal.until(" lost"), /\b([1-4]) sent, \1 received, 0 lost$/);
+    await terminal.until(prompt);
+    await terminal.type("mallok");
+    await terminal.until("mallok");
+    await terminal.type("\x03read $p 4\r");
+    await terminal.until("\0\0\0\0\r\n");
+    await terminal.until(prompt);
+    await terminal.type("\x04");
+    assertEquals((await terminal.end()).code, 0);
+  },
+);
 
 testOnTerminal("shell edits lines, completes commands and has a history", async (daemon) => {
   await using terminal = onTerminal(daemon, "shell");
