@@ -242,18 +242,20 @@ Deno.test("mallocd --engine auto takes the fastest engine, or says why not", asy
   await using fast = await Mallocd.start();
   assertEquals(fast.ready["engine"], engines.at(-1));
   assertEquals(fast.ready["reason"] === undefined, engines.includes("syscall"));
-  await using portable = await Mallocd.start(["--host", "localhost"]);
+  await using local = await Mallocd.start(["--host", "localhost"]);
+  assertEquals(local.ready["engine"], engines.at(-1));
+  await using portable = await Mallocd.start(["--host", "localhost.", "--anyone"]);
   assertEquals(portable.ready["engine"], "datagram");
   if (engines.includes("syscall")) {
     assertEquals(
       portable.ready["reason"],
-      "Cannot listen on localhost by system calls: that takes an address, not a name",
+      "Cannot listen on localhost. by system calls: that takes an address, not a name",
     );
   }
 });
 
 Deno.test("mallocd --engine syscall says why it cannot be had, exit code 1", async () => {
-  const { code, stderr } = await mallocd("--engine syscall --host localhost --port 0");
+  const { code, stderr } = await mallocd("--engine syscall --host localhost. --anyone --port 0");
   assertEquals(code, 1);
   assertMatch(stderr, /^mallocd: --engine syscall cannot be had: .*\nTry: --engine datagram\n$/);
 });
