@@ -68,6 +68,8 @@ export interface Findings {
   readonly results: Results;
   readonly servers: readonly Server[];
   readonly machine: Rows;
+  /** What was put before the command line of each server. */
+  readonly prefix: string;
   /** Requests a second of the load under which latencies are compared. */
   readonly halfRate: number;
   readonly rounds: number;
@@ -75,7 +77,10 @@ export interface Findings {
 }
 
 export function document(findings: Findings): string {
-  const { results, servers, machine, halfRate, rounds, seconds } = findings;
+  const { results, servers, machine, prefix, halfRate, rounds, seconds } = findings;
+  const cores = prefix === ""
+    ? "share all cores"
+    : `run under \`${prefix}\`, the clients on the last core`;
   const loads: Load[] = Object.values(LOADS);
   const commands = loads.map(({ title, client = [], stream }) => [
     title,
@@ -116,7 +121,8 @@ ${table(latencyRows(results, servers))}
   datagrams in flight they have connections, each with one request, or a pipeline of ${PIPELINE}.
 - The UDP servers are asked by \`mallocd-client bench\` with the options below. The TCP servers are asked
   by a client that is made alike: one thread, libc's system calls, never asleep while replies are to
-  come, every byte compared. Client and server share the machine; a client takes a core.
+  come, every byte compared.
+- The servers ${cores}.
 
 ${table([["Load", "UDP: options", "TCP: connections × pipeline"], ...commands], "---")}
 ## The machine

@@ -10,6 +10,7 @@
  */
 
 import { printTable } from "../table.ts";
+import { shareCores } from "./cores.ts";
 import { claimRows, document, latencyRows, rateRows } from "./document.ts";
 import { atRate, IN_FLIGHT, LINES, type Load, type LoadKey, LOADS, OFFERED } from "./loads.ts";
 import { describeMachine } from "./machine.ts";
@@ -49,7 +50,8 @@ const SMOKE: Plan = {
 };
 
 async function main(plan: Plan, write: boolean): Promise<void> {
-  const servers = await startServers();
+  const prefix = await shareCores();
+  const servers = await startServers(prefix);
   try {
     const results = new Results();
     const loads = Object.entries(LOADS) as [LoadKey, Load][];
@@ -70,6 +72,7 @@ async function main(plan: Plan, write: boolean): Promise<void> {
       results,
       servers,
       machine: await describeMachine(),
+      prefix: prefix.join(" "),
       halfRate,
       rounds: plan.rounds,
       seconds: plan.measureMs / 1000,

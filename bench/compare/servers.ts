@@ -22,12 +22,27 @@ export interface Server {
   stop(): Promise<void>;
 }
 
-/** Starts all that can be started here, and says on stderr what cannot, and why. */
-export async function startServers(): Promise<Server[]> {
+/** Starts a program as a server, with nothing to read. */
+type Launch = (
+  program: string,
+  args: readonly string[],
+  output?: Pick<Deno.CommandOptions, "stdout" | "stderr">,
+) => Deno.ChildProcess;
+
+/**
+ * Starts all that can be started here, and says on stderr what cannot, and why. `prefix` comes before
+ * each command line, see cores.ts.
+ */
+export async function startServers(prefix: readonly string[]): Promise<Server[]> {
+  const launch: Launch = (program, args, { stdout = "null", stderr = "null" } = {}) => {
+    const [command = program, ...words] = [...prefix, program, ...args];
+    const options = { args: words, cwd: ROOT, stdin: "null", stdout, stderr } as const;
+    return new Deno.Command(command, options).spawn();
+  };
   const servers: Server[] = [];
   for (const start of [startSyscall, startDatagram, startBound, startRedis, startMemcached]) {
     try {
-      servers.push(...await start());
+      servers.push(...await start(launch));
     } catch (error) {
       console.error(`bench-compare: ${error instanceof Error ? error.message : error}`);
     }
@@ -35,19 +50,12 @@ export async function startServers(): Promise<Server[]> {
   return servers;
 }
 
-const startSyscall = () => startMallocd("syscall");
-const startDatagram = () => startMallocd("datagram");
+const startSyscall = (launch: Launch) => startMallocd(launch, "syscall");
+const startDatagram = (launch: Launch) => startMallocd(launch, "datagram");
 
-async function startMallocd(engine: "syscall" | "datagram"): Promise<Server[]> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [
-      ...["run", "--quiet", "-P=daemon", "--allow-read=lib", "main.ts"],
-      ...["--port", "0", "--engine", engine],
-    ],
-    cwd: ROOT,
-    stdout: "null",
-    stderr: "piped",
-  }).spawn();
+async function startMallocd(launch: Launch, engine: "syscall" | "datagram"): Promise<Server[]> {
+  const words = ["run", "--quiet", "-P=daemon", "--allow-read=lib", "main.ts", "--port", "0"];
+  const child = launch(Deno.execPath(), [...words, "--engine", engine], { stderr: "piped" });
   const ready = await firstLine(child.stderr);
   const port = /\baddress=\S+:(\d+)/.exec(ready)?.[1];
   if (port === undefined) throw new Error(`Cannot start mallocd --engine ${engine}: ${ready}`);
@@ -61,13 +69,13 @@ async function startMallocd(engine: "syscall" | "datagram"): Promise<Server[]> {
 }
 
 /** bench/bound.c. Rejects if there is no compiler. */
-async function startBound(): Promise<Server[]> {
+async function startBound(launch: Launch): Promise<Server[]> {
   if (!await isInstalled("cc")) throw new Error("There is no C compiler, cc, for bench/bound.c");
   const [version = ""] = (await run("cc", "--version")).split("\n");
   const folder = await Deno.makeTempDir();
   const program = `${folder}/bound`;
   await run("cc", "-O2", "-o", program, new URL("bench/bound.c", ROOT).pathname);
-  const child = new Deno.Command(program, { stdout: "piped", stderr: "null" }).spawn();
+  const child = launch(program, [], { stdout: "piped" });
   const port = await firstLine(child.stdout);
   await Deno.remove(folder, { recursive: true });
   return [{
@@ -88,11 +96,11 @@ const BLOCK = "0123456789abcdef".repeat(LENGTH / 16);
  * Valkey if it is installed, else Redis, without persistence; and the same once more, measured by its own
  * benchmark tool.
  */
-async function startRedis(): Promise<Server[]> {
+async function startRedis(launch: Launch): Promise<Server[]> {
   const kind = await isInstalled("valkey-server") ? "valkey" : "redis";
   const name = kind === "valkey" ? "Valkey" : "Redis";
   const port = freePort();
-  const server = await startStream({
+  const server = await startStream(launch, {
     key: "redis",
     name,
     program: `${kind}-server`,
@@ -117,9 +125,9 @@ async function startRedis(): Promise<Server[]> {
 }
 
 /** memcached as it comes; only root has to name a user. */
-async function startMemcached(): Promise<Server[]> {
+async function startMemcached(launch: Launch): Promise<Server[]> {
   const port = freePort();
-  const server = await startStream({
+  const server = await startStream(launch, {
     key: "memcached",
     name: "memcached",
     program: "memcached",
@@ -132,7 +140,16 @@ async function startMemcached(): Promise<Server[]> {
   return [server];
 }
 
-async function startStream({ key, name, program, port, args, set, request, reply }: {
+async function startStream(launch: Launch, {
+  key,
+  name,
+  program,
+  port,
+  args,
+  set,
+  request,
+  reply,
+}: {
   key: ServerKey;
   name: string;
   program: string;
@@ -143,12 +160,7 @@ async function startStream({ key, name, program, port, args, set, request, reply
   reply: string;
 }): Promise<Server> {
   if (!await isInstalled(program)) throw new Error(`${program} is not installed`);
-  const child = new Deno.Command(program, {
-    args,
-    stdin: "null",
-    stdout: "null",
-    stderr: "null",
-  }).spawn();
+  const child = launch(program, args);
   try {
     await tell(port, set);
   } catch (error) {
