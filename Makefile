@@ -11,7 +11,7 @@ COMPILER := $(if $(filter-out $(PINNED),$(DENO_VERSION)),$(TOOLS)/deno-$(PINNED)
 # What is ours to install: nothing, if DENO is the user's.
 DENO_FILE = $(filter $(TOOLS)/%,$(DENO))
 COMPILER_FILE = $(filter $(TOOLS)/%,$(COMPILER))
-SOURCES := deno.json $(wildcard *.ts lib/*.ts lib/*/*.ts)
+SOURCES := deno.json $(wildcard *.ts lib/*/*.ts lib/*/*/*.ts)
 
 # With what engines the daemon is made: auto, all that there are for the platform, or datagram, without FFI.
 # What the last build had stays until the next one is told otherwise, so that `make install` changes nothing.
@@ -32,22 +32,22 @@ run: | $(DENO_FILE) ## start the daemon; ARGS="--memory 4GiB" adds options
 build: dist/mallocd dist/mallocd-client dist/man ## make the executables; ENGINE=datagram for a daemon without FFI, ENGINE=auto undoes it
 
 test: build .tools/empty | $(DENO_FILE) ## run all tests; DENO_VERSION=2.9.6 tries another Deno
-	$(DENO) test -q -P=test --ignore=tests/system tests/
-	$(DENO) test -q -P=system tests/system/
+	$(DENO) test -q -P=test --ignore=tests/programs tests/
+	$(DENO) test -q -P=programs tests/programs/
 
 check: | $(DENO_FILE) ## check format, lint and types
 	$(DENO) fmt --check
 	$(DENO) lint
-	$(DENO) check main.ts client.ts bench contrib examples lib tests
+	$(DENO) check main.ts client.ts bench examples lib tests tools
 
 bench: build .tools/empty | $(DENO_FILE) ## measure
 	@for name in buddy copy service roundtrip pipeline startup; do \
 		echo "bench/$$name.ts" && $(DENO) run -q -P=bench bench/$$name.ts || exit 1; done
 
 # Both at once, and anew if ENGINE has changed.
-dist/mallocd: $(SOURCES) deno.lock contrib/build.sh dist/.engine | $(COMPILER_FILE)
+dist/mallocd: $(SOURCES) deno.lock tools/build.sh dist/.engine | $(COMPILER_FILE)
 	@echo "Compiling dist/mallocd and dist/mallocd-client, ENGINE=$(ENGINE)" >&2
-	@contrib/build.sh $(COMPILER) $(TOOLS) dist $(ENGINE)
+	@tools/build.sh $(COMPILER) $(TOOLS) dist $(ENGINE)
 	@touch $@
 
 dist/mallocd-client: dist/mallocd ;
@@ -59,9 +59,9 @@ dist/.engine: $(if $(filter-out $(BUILT),$(ENGINE)),FORCE)
 	@echo "$(ENGINE)" >$@
 
 # What bench/startup.ts compares the client with: the same without a program.
-.tools/empty: contrib/denort.sh deno.json | $(COMPILER_FILE)
+.tools/empty: tools/denort.sh deno.json | $(COMPILER_FILE)
 	@: >$@.js
-	@stub=$$(contrib/denort.sh $(COMPILER) $(TOOLS)) && env $${stub:+DENORT_BIN="$$stub"} \
+	@stub=$$(tools/denort.sh $(COMPILER) $(TOOLS)) && env $${stub:+DENORT_BIN="$$stub"} \
 		$(COMPILER) compile -q --no-check --no-prompt --no-code-cache -P=client -o $@ $@.js
 	@touch $@
 
@@ -72,9 +72,9 @@ bench-gc: | $(DENO_FILE) ## count the garbage collections of ten million request
 	@$(DENO) run -q -P=bench bench/gc.ts
 
 # The manual pages and the completions are made of the tables that --help is made of.
-dist/man: $(SOURCES) $(wildcard contrib/*.ts) | $(DENO_FILE)
+dist/man: $(SOURCES) $(wildcard tools/*.ts) | $(DENO_FILE)
 	@mkdir -p dist
-	@$(DENO) run -q --allow-write=dist contrib/generate.ts dist
+	@$(DENO) run -q --allow-write=dist tools/generate.ts dist
 	@touch $@
 
 PREFIX ?= /usr/local
@@ -101,7 +101,7 @@ uninstall: ## remove what install has put there
 	rm -f $(addprefix $(ROOT)/,$(INSTALLED))
 
 dist: dist/man | $(COMPILER_FILE) ## pack the executables for every platform that Deno compiles for
-	@contrib/dist.sh $(COMPILER) $(TOOLS) dist
+	@tools/dist.sh $(COMPILER) $(TOOLS) dist
 
 clean: ## remove what was built and downloaded
 	rm -rf dist $(TOOLS)

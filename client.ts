@@ -1,5 +1,5 @@
-/** mallocd-client: a command line in, calls of the daemon, an exit code out. */
+/** mallocd-client: the command line, which is lib/client/program.ts. */
 
-import { program } from "./lib/cli/program.ts";
+import { program } from "./lib/client/program.ts";
 
 Deno.exit(await program(Deno.args));

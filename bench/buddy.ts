@@ -8,8 +8,8 @@
 // Not in deno.json's imports, because `deno compile` puts all of those into the executables.
 // deno-lint-ignore no-import-prefix
 import { MemPool } from "npm:@thi.ng/malloc@6.1.150";
-import { Buddy } from "../lib/buddy.ts";
-import { GRAIN, orderFor } from "../lib/heap.ts";
+import { Buddy } from "../lib/heap/buddy.ts";
+import { GRAIN, orderFor } from "../lib/heap/heap.ts";
 import { Random } from "../tests/testing.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 

@@ -1,11 +1,11 @@
 /**
- * Ways to copy bytes from the heap to a reply: WebAssembly's memory.copy, as lib/bulk.ts has it, beside
+ * Ways to copy bytes from the heap to a reply: WebAssembly's memory.copy, as lib/heap/bulk.ts has it, beside
  * those that JavaScript has between two buffers.
  *
  *     deno run bench/copy.ts
  */
 
-import { bulk } from "../lib/bulk.ts";
+import { bulk } from "../lib/heap/bulk.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
 const LENGTHS = [16, 64, 256, 1024, 4096, 16_384, 60_000];

@@ -6,11 +6,11 @@
  *     deno run -P=bench bench/gc.ts [--smoke]
  */
 
-import { type Report, runLoad } from "../lib/load/run.ts";
-import { LibcWire } from "../lib/load/libc_wire.ts";
-import type { Workload } from "../lib/load/load.ts";
-import { parseMix, parseSizes } from "../lib/load/workload.ts";
-import { Remote } from "../lib/remote.ts";
+import { type Report, runLoad } from "../lib/client/load/run.ts";
+import { LibcWire } from "../lib/client/load/libc_wire.ts";
+import type { Workload } from "../lib/client/load/load.ts";
+import { parseMix, parseSizes } from "../lib/client/load/workload.ts";
+import { Remote } from "../lib/client/remote.ts";
 import { grouped, printTable } from "./table.ts";
 
 const ROOT = new URL("../", import.meta.url);

@@ -5,8 +5,8 @@
  *     deno run -P=bench bench/pipeline.ts [--smoke] [ENGINE]
  */
 
-import { encodeRequest } from "../lib/protocol.ts";
-import { Remote } from "../lib/remote.ts";
+import { encodeRequest } from "../lib/protocol/wire.ts";
+import { Remote } from "../lib/client/remote.ts";
 import { HOST, medians, Prober, rate, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 

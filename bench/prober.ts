@@ -1,6 +1,6 @@
 /** What the benchmarks over sockets share: servers as processes of their own, and a client that costs little. */
 
-import { MAX_DATAGRAM } from "../lib/protocol.ts";
+import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
 
 export const HOST = "127.0.0.1";
 const ROOT = new URL("../", import.meta.url);

@@ -5,7 +5,7 @@
  *     deno run -P=bench bench/roundtrip.ts [--smoke] [ENGINE]
  */
 
-import { encodeRequest, FIELD, type MethodName } from "../lib/protocol.ts";
+import { encodeRequest, FIELD, type MethodName } from "../lib/protocol/wire.ts";
 import { HOST, medians, Prober, rate, type Server, startMallocd, startServer } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 

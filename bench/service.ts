@@ -11,11 +11,11 @@
  * we ours; with --expose-gc, too, a collection of our own marks the two places among them.
  */
 
-import { namedCounts, newCounters } from "../lib/counters.ts";
-import { Heap, HEAP_BASE } from "../lib/heap.ts";
-import { encodeRequest, type MethodName, REPLY_HEAD } from "../lib/protocol.ts";
-import { Service } from "../lib/service.ts";
-import { writeSource } from "../lib/source.ts";
+import { namedCounts, newCounters } from "../lib/daemon/counters.ts";
+import { Heap, HEAP_BASE } from "../lib/heap/heap.ts";
+import { encodeRequest, type MethodName, REPLY_HEAD } from "../lib/protocol/wire.ts";
+import { Service } from "../lib/daemon/service.ts";
+import { writeSource } from "../lib/system/address.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
 const REPLY = 64 * 1024;

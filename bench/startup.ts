@@ -7,7 +7,7 @@
  *     make build .tools/empty && deno run -P=bench bench/startup.ts [--smoke]
  */
 
-import { Remote } from "../lib/remote.ts";
+import { Remote } from "../lib/client/remote.ts";
 import { printTable, ratio } from "./table.ts";
 
 const ROOT = new URL("../", import.meta.url).pathname;

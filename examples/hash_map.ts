@@ -15,7 +15,7 @@
  * makes a map, or counts words in the one at ADDRESS, in as many processes as you like.
  */
 
-import { Remote } from "../lib/remote.ts";
+import { Remote } from "../lib/client/remote.ts";
 import { addressOf, readIfLive, readWord, successor } from "./stack.ts";
 
 const NULL = 0n;

@@ -13,7 +13,7 @@
  *     deno run --allow-net examples/list.ts [HOST:PORT]
  */
 
-import { Remote } from "../lib/remote.ts";
+import { Remote } from "../lib/client/remote.ts";
 
 const NULL = 0n;
 const FIELD = 8;

@@ -18,7 +18,7 @@
  *     deno run --allow-net examples/stack.ts [HOST:PORT]
  */
 
-import { RefusedError, Remote } from "../lib/remote.ts";
+import { RefusedError, Remote } from "../lib/client/remote.ts";
 
 const NULL = 0n;
 const FIELD = 8;

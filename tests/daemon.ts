@@ -1,8 +1,8 @@
 /** A daemon for tests of its clients: the real service behind a real socket of the loopback interface. */
 
-import { Counter, newCounters, REQUESTS } from "../lib/counters.ts";
-import { serveDatagram } from "../lib/engines/datagram.ts";
-import { type MethodName, METHODS } from "../lib/protocol.ts";
+import { Counter, newCounters, REQUESTS } from "../lib/daemon/counters.ts";
+import { serveDatagram } from "../lib/daemon/engines/datagram.ts";
+import { type MethodName, METHODS } from "../lib/protocol/wire.ts";
 import { newOptions } from "./testing.ts";
 
 export interface DaemonOptions {

@@ -1,11 +1,11 @@
 /** What tests share: a seeded generator, the service in a box, hex in and hex out, an engine's options. */
 
-import { newCounters } from "../lib/counters.ts";
-import type { EngineOptions } from "../lib/engine.ts";
-import { Heap, MIN_HEAP } from "../lib/heap.ts";
-import { MAX_DATAGRAM } from "../lib/protocol.ts";
-import { NO_REPLY, Service } from "../lib/service.ts";
-import { SOURCE_BYTES, writeSource } from "../lib/source.ts";
+import { newCounters } from "../lib/daemon/counters.ts";
+import type { EngineOptions } from "../lib/daemon/engine.ts";
+import { Heap, MIN_HEAP } from "../lib/heap/heap.ts";
+import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
+import { NO_REPLY, Service } from "../lib/daemon/service.ts";
+import { SOURCE_BYTES, writeSource } from "../lib/system/address.ts";
 
 /** Numbers that look random and are the same for the same seed: xorshift (Marsaglia, 2003). */
 export class Random {

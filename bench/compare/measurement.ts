@@ -1,6 +1,6 @@
 /** What is measured, and how several measurements become one. */
 
-import type { Report } from "../../lib/load/run.ts";
+import type { Report } from "../../lib/client/load/run.ts";
 import type { Claim, LoadKey, ServerKey } from "./loads.ts";
 
 export interface Measurement {

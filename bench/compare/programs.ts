@@ -1,7 +1,7 @@
 /** The programs that put a load on a server, each run as a process of its own. */
 
-import type { Report } from "../../lib/load/run.ts";
-import { LIBC_PATHS } from "../../lib/engines/libc.ts";
+import type { Report } from "../../lib/client/load/run.ts";
+import { LIBC_PATHS } from "../../lib/system/libc.ts";
 import type { Measurement } from "./measurement.ts";
 import type { StreamWorkload } from "./stream_load.ts";
 

@@ -3,7 +3,7 @@
  * them is measured.
  */
 
-import { VERSION } from "../../lib/version.ts";
+import { VERSION } from "../../lib/cli/version.ts";
 import { type Load, PIPELINE, type ServerKey } from "./loads.ts";
 import type { Measurement } from "./measurement.ts";
 import { HOST, ROOT, run, runClient, runRedisBenchmark } from "./programs.ts";

@@ -5,9 +5,9 @@
  */
 
 import { equals } from "@std/bytes";
-import { WARM_UP_MS } from "../../lib/load/run.ts";
-import { Libc, LIBC_PATHS, MSG_DONTWAIT, SOCK_CLOEXEC } from "../../lib/engines/libc.ts";
-import { SOURCE_BYTES, writeSource } from "../../lib/source.ts";
+import { WARM_UP_MS } from "../../lib/client/load/run.ts";
+import { Libc, LIBC_PATHS, MSG_DONTWAIT, SOCK_CLOEXEC } from "../../lib/system/libc.ts";
+import { SOURCE_BYTES, writeSource } from "../../lib/system/address.ts";
 import type { Measurement } from "./measurement.ts";
 
 /** <bits/socket_type.h>, <netinet/in.h>, <netinet/tcp.h> */

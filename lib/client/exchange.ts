@@ -1,0 +1,88 @@
+/**
+ * What a Remote talks through: one call is one request and its reply. There are two, one for each
+ * protocol: tagged.ts and classic.ts.
+ */
+
+import type { MethodName } from "../protocol/wire.ts";
+import { describeErrno, type ErrnoName } from "../protocol/errno.ts";
+
+export interface Call {
+  readonly method: MethodName;
+  /** The 64-bit fields of the request, unsigned, in the order of METHODS. */
+  readonly fields: readonly bigint[];
+  readonly data?: Uint8Array | undefined;
+  /** Bytes that the body of the reply will have, if the call succeeds. */
+  readonly bodyLength: number;
+  /** Milliseconds from the first datagram on after which the call is given up. */
+  readonly timeout: number;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Exchange {
+  readonly protocol: "tagged" | "classic";
+  /** Bytes of data that one call may carry, either way. */
+  readonly chunk: number;
+  /** Resolves with a copy of the reply's body, rejects with a RemoteError or the signal's reason. */
+  call(call: Call): Promise<Uint8Array>;
+  close(): Promise<void>;
+}
+
+/** What went wrong, and with what. */
+export class RemoteError extends Error {
+  override readonly name: string = "RemoteError";
+  /** @param asked The call as C would write it: `read(0xc420000000, 5)`. */
+  constructor(message: string, readonly asked: string) {
+    super(message);
+  }
+}
+
+/** The daemon said no. */
+export class RefusedError extends RemoteError {
+  override readonly name = "RefusedError";
+  /** `errno` is undefined in the classic protocol, which refuses without a reason. */
+  constructor(asked: string, readonly errno?: ErrnoName | string, text = "refused") {
+    super(`${asked}: ${text}`, asked);
+  }
+
+  static fromErrno(asked: string, errno: number): RefusedError {
+    const { name, text } = describeErrno(errno);
+    return new RefusedError(asked, name, text);
+  }
+}
+
+/** The daemon said nothing. */
+export class NoReplyError extends RemoteError {
+  override readonly name = "NoReplyError";
+  constructor(asked: string, readonly server: string, readonly timeout: number) {
+    const within = timeout % 1000 === 0 ? `${timeout / 1000}s` : `${timeout}ms`;
+    super(`no reply from ${server} within ${within}: is mallocd running there?`, asked);
+  }
+}
+
+/** What becomes of a call: `giveUp` makes its promise reject, and is called if the call is aborted. */
+export function untilAborted<T>(
+  { signal }: Call,
+  promise: Promise<T>,
+  giveUp: (reason: unknown) => void,
+): Promise<T> {
+  if (signal === undefined) return promise;
+  const abort = () => giveUp(signal.reason);
+  signal.addEventListener("abort", abort, { once: true });
+  return promise.finally(() => signal.removeEventListener("abort", abort));
+}
+
+/** The call will never be answered, because its Remote was closed. */
+export function closedError(call: Call): DOMException {
+  return new DOMException(`${describe(call)}: the remote was closed`, "AbortError");
+}
+
+/** A call as C would write it, for messages. */
+export function describe(
+  { method, fields, data }: Pick<Call, "method" | "fields" | "data">,
+): string {
+  const words = fields.map((field, i) =>
+    i === 0 && method !== "malloc" ? `0x${field.toString(16)}` : String(field)
+  );
+  if (data !== undefined) words.push("data");
+  return `${method}(${words.join(", ")})`;
+}

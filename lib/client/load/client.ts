@@ -1,0 +1,381 @@
+/**
+ * One client of the load generator: its datagrams in flight, its blocks, what it asks next and whether what
+ * it is told is right.
+ */
+
+import {
+  decodeReply,
+  FIELD,
+  fieldAt,
+  Flag,
+  METHODS,
+  Reply,
+  setField,
+} from "../../protocol/wire.ts";
+import { fillBlock, holdsBlock, holdsZeros } from "./contents.ts";
+import type { Load } from "./load.ts";
+import { opcodesOf, pickLength, type Sizes } from "./workload.ts";
+
+const MALLOC = METHODS.malloc.opcode;
+const FREE = METHODS.free.opcode;
+const READ = METHODS.read.opcode;
+const WRITE = METHODS.write.opcode;
+
+/** Blocks that a client begins with. */
+export const BLOCKS = 32;
+/** Beyond this a malloc becomes a free; and where only one is left, a free becomes a malloc. */
+const MAX_BLOCKS = 2 * BLOCKS;
+
+/** One sender. It can be told what came and asked for what to send. */
+export class Client {
+  readonly #load: Load;
+  readonly #io: DataView;
+  readonly #index: number;
+  readonly #tagged: boolean;
+  readonly #inFlight: number;
+  readonly #perDatagram: number;
+  readonly #opcodes: Uint8Array;
+  readonly #sizes: Sizes;
+  readonly #random = new Uint32Array(1);
+
+  /** Of the open loop: datagrams sent so far, and when the next one is due. */
+  #sent = 0;
+  #due = 0;
+
+  /** Slots without a datagram: the first #idle of #idleSlots. */
+  readonly #idleSlots: Int32Array;
+  #idle: number;
+  /** By slot: when its datagram was due, and when it is lost; Infinity if there is none. */
+  readonly #since: Float64Array;
+  readonly #deadline: Float64Array;
+  /**
+   * By slot, how often it was used: it makes tags unique. The first is random, because the daemon may
+   * remember the tags of an earlier run that had the same port.
+   */
+  readonly #turn: Float64Array;
+  readonly #turns: number;
+  /** Of the classic protocol: slots in the order in which they were sent, a ring. */
+  readonly #queue: Int32Array;
+  #oldest = 0;
+  #queued = 0;
+
+  /** By entry: what was asked, about which block. */
+  readonly #opcode: Uint8Array;
+  readonly #block: Int32Array;
+  readonly #address: Float64Array;
+  readonly #length: Int32Array;
+  /** Of a read: nothing was known to be written yet, so that zeros are right as well. */
+  readonly #fresh: Uint8Array;
+
+  /** By block. */
+  readonly #blockAddress = new Float64Array(MAX_BLOCKS);
+  readonly #blockLength = new Int32Array(MAX_BLOCKS);
+  readonly #written = new Uint8Array(MAX_BLOCKS);
+  /** Blocks to be used: the first #live of #liveBlocks; and numbers of blocks to come, likewise. */
+  readonly #liveBlocks = new Int32Array(MAX_BLOCKS);
+  #live = 0;
+  readonly #spareBlocks = Int32Array.from({ length: MAX_BLOCKS }, (_, i) => i);
+  #spare = MAX_BLOCKS;
+
+  readonly #reply = new Reply();
+
+  constructor(load: Load, io: DataView, index: number) {
+    const { protocol, inFlight, perDatagram, mix, sizes } = load.workload;
+    this.#load = load;
+    this.#io = io;
+    this.#index = index;
+    this.#tagged = protocol === "tagged";
+    this.#inFlight = inFlight;
+    this.#perDatagram = perDatagram;
+    this.#opcodes = opcodesOf(mix);
+    this.#sizes = sizes;
+    this.#random[0] = index + 1; // runs repeat, and no two clients do the same
+
+    this.#idleSlots = Int32Array.from({ length: inFlight }, (_, i) => i);
+    this.#idle = inFlight;
+    this.#since = new Float64Array(inFlight);
+    this.#deadline = new Float64Array(inFlight).fill(Infinity);
+    this.#turns = Math.floor(2 ** 32 / (inFlight * perDatagram));
+    const firstTurn = Math.floor(Math.random() * this.#turns);
+    this.#turn = new Float64Array(inFlight).fill(firstTurn);
+    this.#queue = new Int32Array(inFlight);
+
+    const entries = inFlight * perDatagram;
+    this.#opcode = new Uint8Array(entries);
+    this.#block = new Int32Array(entries);
+    this.#address = new Float64Array(entries);
+    this.#length = new Int32Array(entries);
+    this.#fresh = new Uint8Array(entries);
+  }
+
+  /** Gives the client a block that holds what `fillBlock` makes, while nothing is in flight. */
+  adopt(address: number, length: number): void {
+    const block = this.#spareBlocks[--this.#spare]!;
+    this.#add(block, address, length);
+    this.#written[block] = 1;
+  }
+
+  /** The length of another block. */
+  nextLength(): number {
+    return pickLength(this.#sizes, this.#below(2 ** 32) / 2 ** 32);
+  }
+
+  /** The addresses of its blocks. */
+  get blocks(): number[] {
+    return Array.from(
+      this.#liveBlocks.subarray(0, this.#live),
+      (block) => this.#blockAddress[block]!,
+    );
+  }
+
+  start(): void {
+    this.#sent = 0;
+    this.#schedule();
+  }
+
+  get isOver(): boolean {
+    return this.#idle === this.#inFlight && this.#due > this.#load.end;
+  }
+
+  /** Whether there is something to be received. */
+  get isWaiting(): boolean {
+    return this.#idle < this.#inFlight;
+  }
+
+  get untilDue(): number {
+    return this.#idle === 0 || this.#due > this.#load.end ? Infinity : this.#due - this.#load.now;
+  }
+
+  /** Writes the next datagram that is due to `at`; the result is its length, 0 if none is. */
+  next(at: number): number {
+    const { now, end, interval, done, workload } = this.#load;
+    if (this.#idle === 0 || this.#due > now || this.#due > end) return 0;
+    const since = interval === 0 ? now : this.#due;
+    const slot = this.#idleSlots[this.#idle - 1]!;
+    const first = slot * this.#perDatagram;
+    const tag = (this.#turn[slot]! * this.#inFlight + slot) * this.#perDatagram;
+    let length = 0;
+    for (let i = 0; i < this.#perDatagram; i++) {
+      length += this.#request(at + length, first + i, tag + i);
+    }
+    this.#sent++;
+    this.#schedule();
+    const opcode = this.#opcode[first]!;
+    if (!this.#tagged && (opcode === FREE || opcode === WRITE)) {
+      done[opcode]!++; // nobody will tell whether it was
+      return length;
+    }
+    this.#idle--;
+    this.#since[slot] = since;
+    this.#deadline[slot] = now + workload.timeout;
+    if (!this.#tagged) this.#queue[(this.#oldest + this.#queued++) % this.#inFlight] = slot;
+    return length;
+  }
+
+  /** Takes a datagram that came from the daemon. */
+  take(at: number, length: number): void {
+    if (this.#tagged) this.#takeTagged(at, at + length);
+    else this.#takeClassic(at, length);
+  }
+
+  expire(): void {
+    const { now } = this.#load;
+    for (let slot = 0; slot < this.#inFlight; slot++) {
+      if (this.#deadline[slot]! > now) continue;
+      if (this.#tagged) this.#lose(slot);
+      else while (this.#deadline[slot] !== Infinity) this.#lose(this.#dequeue());
+    }
+  }
+
+  abandon(): void {
+    for (let slot = 0; slot < this.#inFlight; slot++) {
+      if (this.#deadline[slot] !== Infinity) this.#lose(slot);
+    }
+    this.#queued = 0;
+    for (; this.#due <= this.#load.end; this.#sent++, this.#schedule()) {
+      this.#load.lost += this.#perDatagram;
+    }
+  }
+
+  /** Says when the next datagram is due. */
+  #schedule(): void {
+    const { begin, interval, clients } = this.#load;
+    this.#due = begin + (this.#sent * clients.length + this.#index) * interval;
+  }
+
+  /** A random number below `bound`: xorshift (Marsaglia, 2003). */
+  #below(bound: number): number {
+    let word = this.#random[0]!;
+    word ^= word << 13;
+    word ^= word >>> 17;
+    word ^= word << 5;
+    this.#random[0] = word;
+    return Math.floor((word >>> 0) / 2 ** 32 * bound);
+  }
+
+  /** Writes a request and returns its length. */
+  #request(at: number, entry: number, tag: number): number {
+    const io = this.#io;
+    const opcode = this.#pickOpcode();
+    io.setInt32(at, this.#tagged ? tag : 0);
+    io.setInt32(at + 4, (this.#tagged ? Flag.tagged << 8 : 0) | opcode);
+    this.#opcode[entry] = opcode;
+    if (opcode === MALLOC) {
+      const length = this.nextLength();
+      this.#block[entry] = this.#spareBlocks[--this.#spare]!;
+      this.#length[entry] = length;
+      // When a classic reply is lost, the next malloc's pointer is taken for it: that must be as good.
+      setField(io, at + FIELD, this.#tagged ? length : this.#sizes.max);
+      return 2 * FIELD;
+    }
+    const pick = this.#below(this.#live);
+    const block = this.#liveBlocks[pick]!;
+    const address = this.#blockAddress[block]!;
+    const length = this.#blockLength[block]!;
+    this.#block[entry] = block;
+    this.#address[entry] = address;
+    this.#length[entry] = length;
+    setField(io, at + FIELD, address);
+    if (opcode === FREE) {
+      this.#liveBlocks[pick] = this.#liveBlocks[--this.#live]!;
+      this.#spareBlocks[this.#spare++] = block;
+      return 2 * FIELD;
+    }
+    setField(io, at + 2 * FIELD, length);
+    if (opcode === READ) {
+      this.#fresh[entry] = 1 - this.#written[block]!;
+      return 3 * FIELD;
+    }
+    fillBlock(io, at + 3 * FIELD, address, length);
+    return 3 * FIELD + length;
+  }
+
+  #pickOpcode(): number {
+    const opcode = this.#opcodes[this.#below(this.#opcodes.length)]!;
+    if (opcode === FREE && this.#live === 1) return this.#spare > 0 ? MALLOC : READ;
+    if (opcode === MALLOC && this.#spare === 0) return this.#live > 1 ? FREE : READ;
+    return opcode;
+  }
+
+  /** The replies to a datagram come in one, in the order of the requests. */
+  #takeTagged(at: number, end: number): void {
+    const load = this.#load;
+    const reply = this.#reply;
+    if (!decodeReply(this.#io, at, end, reply)) {
+      load.wrong++; // and what it should have answered will be lost
+      return;
+    }
+    const datagram = Math.floor(reply.tag / this.#perDatagram);
+    const slot = datagram % this.#inFlight;
+    const isCurrent = this.#turn[slot] === Math.floor(datagram / this.#inFlight);
+    if (!isCurrent || this.#deadline[slot] === Infinity) return; // it was given up for lost
+    const first = slot * this.#perDatagram;
+    const tag = datagram * this.#perDatagram;
+    for (let i = 0; i < this.#perDatagram; i++) {
+      const entry = first + i;
+      const isReply = decodeReply(this.#io, at, end, reply) && reply.tag === tag + i &&
+        reply.opcode === this.#opcode[entry];
+      if (isReply && reply.status !== 0) this.#refuse(entry);
+      else if (!isReply || !this.#isRight(entry, reply.body, reply.bodyLength)) this.#wrong(entry);
+      load.done[this.#opcode[entry]!]!++;
+      at += reply.size;
+    }
+    load.answered(this.#since[slot]!, this.#perDatagram);
+    this.#release(slot);
+  }
+
+  /**
+   * A classic reply does not say what it answers: it is the oldest request that it is right for, and
+   * those before it are lost. If it is right for none, it is a wrong one for the oldest.
+   */
+  #takeClassic(at: number, length: number): void {
+    const load = this.#load;
+    if (this.#queued === 0) return; // it was given up for lost
+    let lost = 0;
+    while (lost < this.#queued && !this.#isRight(this.#queuedAt(lost), at, length)) lost++;
+    const isWrong = lost === this.#queued;
+    for (; !isWrong && lost > 0; lost--) this.#lose(this.#dequeue());
+    const slot = this.#dequeue();
+    if (isWrong) this.#wrong(slot);
+    load.done[this.#opcode[slot]!]!++;
+    load.answered(this.#since[slot]!, 1);
+    this.#release(slot);
+  }
+
+  #queuedAt(i: number): number {
+    return this.#queue[(this.#oldest + i) % this.#inFlight]!;
+  }
+
+  #dequeue(): number {
+    const slot = this.#queuedAt(0);
+    this.#oldest = (this.#oldest + 1) % this.#inFlight;
+    this.#queued--;
+    return slot;
+  }
+
+  /** Whether the body of a reply is what an entry asked for. If it is, it has its effect. */
+  #isRight(entry: number, body: number, length: number): boolean {
+    const block = this.#block[entry]!;
+    const address = this.#address[entry]!;
+    switch (this.#opcode[entry]) {
+      case READ:
+        if (length !== this.#length[entry]) return false;
+        if (!holdsBlock(this.#io, body, address, length)) {
+          return this.#fresh[entry] === 1 && holdsZeros(this.#io, body, length);
+        }
+        if (this.#fresh[entry] === 1) this.#confirm(block, address);
+        return true;
+      case MALLOC: {
+        if (length !== FIELD || this.#io.getInt32(body) < 0) return false; // as what a block holds
+        const pointer = fieldAt(this.#io, body);
+        if (pointer === 0) this.#refuse(entry);
+        else this.#add(block, pointer, this.#length[entry]!);
+        return true;
+      }
+      case WRITE:
+        if (length === 0) this.#confirm(block, address);
+        return length === 0;
+      default:
+        return length === 0;
+    }
+  }
+
+  /** Notes that the block, if it is still the one at that address, has been written. */
+  #confirm(block: number, address: number): void {
+    if (this.#blockAddress[block] === address) this.#written[block] = 1;
+  }
+
+  #add(block: number, address: number, length: number): void {
+    this.#blockAddress[block] = address;
+    this.#blockLength[block] = length;
+    this.#written[block] = 0;
+    this.#liveBlocks[this.#live++] = block;
+  }
+
+  #refuse(entry: number): void {
+    this.#load.refused++;
+    this.#giveUp(entry);
+  }
+
+  #wrong(entry: number): void {
+    this.#load.wrong++;
+    this.#giveUp(entry);
+  }
+
+  /** Undoes what an entry has set aside, now that it will not be carried out. */
+  #giveUp(entry: number): void {
+    if (this.#opcode[entry] === MALLOC) this.#spareBlocks[this.#spare++] = this.#block[entry]!;
+  }
+
+  #lose(slot: number): void {
+    this.#load.lost += this.#perDatagram;
+    for (let i = 0; i < this.#perDatagram; i++) this.#giveUp(slot * this.#perDatagram + i);
+    this.#release(slot);
+  }
+
+  #release(slot: number): void {
+    this.#turn[slot] = (this.#turn[slot]! + 1) % this.#turns;
+    this.#deadline[slot] = Infinity;
+    this.#idleSlots[this.#idle++] = slot;
+  }
+}

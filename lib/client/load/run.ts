@@ -1,0 +1,138 @@
+/**
+ * One run of the load generator, from the blocks that its clients need to a report. The histogram is for
+ * this only, so the commands that do without a load do not import this module.
+ */
+
+// Not in deno.json's imports, because `deno compile` puts all of those into the daemon, too.
+// deno-lint-ignore no-import-prefix
+import { build, type Histogram } from "npm:hdr-histogram-js@3.0.1";
+import { type MethodName, METHODS } from "../../protocol/wire.ts";
+import type { Remote } from "../remote.ts";
+import { BLOCKS, type Client } from "./client.ts";
+import { blockOf } from "./contents.ts";
+import { Load, type Workload } from "./load.ts";
+import type { Wire } from "./wire.ts";
+
+/** Time that is not counted, in which the compilers of both programs get to know their work. */
+export const WARM_UP_MS = 300;
+
+/** How often progress is shown, and what was lost is looked for. */
+const STEP_MS = 100;
+
+/** What a run found out; --json prints it. Latencies are in microseconds. */
+export interface Report {
+  readonly wire: Wire["name"];
+  readonly seconds: number;
+  readonly requests: number;
+  readonly requestsPerSecond: number;
+  readonly methods: Readonly<Partial<Record<MethodName, number>>>;
+  readonly lost: number;
+  readonly wrong: number;
+  readonly refused: number;
+  readonly latency: Readonly<Record<"p50" | "p90" | "p99" | "p99.9" | "max", number>>;
+}
+
+/** What a run goes by. */
+export interface Surroundings {
+  /** Of the same daemon as the wire: allocates the blocks before, and frees them after. */
+  readonly remote: Remote;
+  readonly wire: Wire;
+  /** Is shown how the run goes, and may end it before its time. */
+  readonly terminal: { progress(line: string): void; readonly signal: AbortSignal };
+}
+
+/** Puts the load on the daemon for so many milliseconds. It leaves no blocks behind, even if it fails. */
+export async function runLoad(
+  workload: Workload,
+  milliseconds: number,
+  { remote, wire, terminal }: Surroundings,
+): Promise<Report> {
+  const histogram = newHistogram();
+  const load = new Load(workload, wire.io, histogram);
+  try {
+    await giveBlocks(remote, load.clients);
+    return await measure(load, milliseconds, histogram, wire, terminal);
+  } finally {
+    const blocks = load.clients.flatMap((client) => client.blocks);
+    // If the daemon is gone, so are the blocks.
+    await Promise.allSettled(blocks.map((address) => remote.free(BigInt(address))));
+  }
+}
+
+async function measure(
+  load: Load,
+  milliseconds: number,
+  histogram: Histogram,
+  wire: Wire,
+  terminal: Surroundings["terminal"],
+): Promise<Report> {
+  load.now = performance.now();
+  load.start();
+  await wire.run(load, load.now + WARM_UP_MS);
+  load.reset();
+  histogram.reset();
+
+  const start = load.now;
+  const end = start + milliseconds;
+  const elapsed = () => (load.now - start) / 1000;
+  while (load.now < end && !terminal.signal.aborted) {
+    await wire.run(load, Math.min(load.now + STEP_MS, end));
+    load.expire();
+    const rate = load.requests / elapsed();
+    terminal.progress(`${elapsed().toFixed(1)} s, ${rate.toFixed(0)} requests/s`);
+  }
+  terminal.progress("");
+  const counts = {
+    seconds: elapsed(),
+    requests: load.requests,
+    requestsPerSecond: Math.round(load.requests / elapsed()),
+    methods: methodsOf(load),
+  };
+
+  load.stop();
+  const deadline = load.now + load.workload.timeout;
+  while (!load.isOver && load.now < deadline) {
+    await wire.run(load, load.now + 1);
+    load.expire();
+  }
+  load.abandon();
+  const { lost, wrong, refused } = load;
+  return { wire: wire.name, ...counts, lost, wrong, refused, latency: latencyOf(histogram) };
+}
+
+/** When one cannot be had, the others are awaited all the same: whoever frees them has to know them. */
+async function giveBlocks(remote: Remote, clients: readonly Client[]): Promise<void> {
+  const giveBlock = async (client: Client) => {
+    const length = client.nextLength();
+    const pointer = await remote.malloc(length);
+    client.adopt(Number(pointer), length);
+    await remote.write(pointer, blockOf(Number(pointer), length));
+  };
+  const given = await Promise.allSettled(
+    clients.flatMap((client) => Array.from({ length: BLOCKS }, () => giveBlock(client))),
+  );
+  const failed = given.find((outcome) => outcome.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
+}
+
+function methodsOf({ done }: Load): Report["methods"] {
+  const counts = Object.entries(METHODS).map(([name, { opcode }]) => [name, done[opcode] ?? 0]);
+  return Object.fromEntries(counts.filter(([, count]) => count !== 0));
+}
+
+/** Of nanoseconds, to three digits, with counts that may exceed 32 bits. */
+export function newHistogram(): Histogram {
+  return build({ numberOfSignificantValueDigits: 3, bitBucketSize: 64 });
+}
+
+export function latencyOf(histogram: Histogram): Report["latency"] {
+  const microseconds = (percentile: number) =>
+    Math.round(histogram.getValueAtPercentile(percentile) / 10) / 100;
+  return {
+    p50: microseconds(50),
+    p90: microseconds(90),
+    p99: microseconds(99),
+    "p99.9": microseconds(99.9),
+    max: microseconds(100),
+  };
+}

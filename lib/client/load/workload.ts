@@ -1,0 +1,56 @@
+/** What the load generator is to send: which methods, how often each, and blocks of which sizes. */
+
+import { METHODS } from "../../protocol/wire.ts";
+
+const MIXED = ["read", "write", "malloc", "free"] as const;
+export type Mixed = (typeof MIXED)[number];
+
+/** How many requests of each method there are in as many as all of them together. */
+export type Mix = Readonly<Record<Mixed, number>>;
+
+const MAX_WEIGHT = 1000;
+
+/** The mix of `read=70,write=20,malloc=5,free=5`; undefined if the text is none. */
+export function parseMix(text: string): Mix | undefined {
+  const mix: Record<Mixed, number> = { read: 0, write: 0, malloc: 0, free: 0 };
+  const named = new Set<string>();
+  for (const part of text.split(",")) {
+    const [, name, digits] = /^(\w+)=(\d+)$/.exec(part) ?? [];
+    const method = MIXED.find((method) => method === name);
+    const weight = Number(digits);
+    if (method === undefined || named.has(method) || weight > MAX_WEIGHT) return undefined;
+    named.add(method);
+    mix[method] = weight;
+  }
+  return Object.values(mix).some((weight) => weight > 0) ? mix : undefined;
+}
+
+/** Opcodes, each as often as it has weight: a random element is a random method. */
+export function opcodesOf(mix: Mix): Uint8Array {
+  return Uint8Array.from(
+    MIXED.flatMap((name) => new Array<number>(mix[name]).fill(METHODS[name].opcode)),
+  );
+}
+
+/** Lengths of blocks, from `min` to `max`. */
+export interface Sizes {
+  readonly min: number;
+  readonly max: number;
+  /** Whether each doubling is equally likely, so that small ones are many; otherwise each length is. */
+  readonly log: boolean;
+}
+
+/** The sizes of `64`, `16-1024` or `log:16-1024`; undefined if the text is none. */
+export function parseSizes(text: string): Sizes | undefined {
+  const match = /^(?:(log:)?(\d+)-)?(\d+)$/.exec(text);
+  if (match === null) return undefined;
+  const max = Number(match[3]);
+  const min = match[2] === undefined ? max : Number(match[2]);
+  return min >= 1 && min <= max ? { min, max, log: match[1] !== undefined } : undefined;
+}
+
+/** The length that a number from 0 to 1, without 1, falls on. */
+export function pickLength({ min, max, log }: Sizes, random: number): number {
+  if (!log) return min + Math.floor(random * (max - min + 1));
+  return Math.min(max, Math.floor(min * ((max + 1) / min) ** random));
+}

@@ -1,0 +1,153 @@
+/**
+ * mallocd-client as a function: a command line in, calls of the daemon, an exit code out. What most calls
+ * do without, the shell and the load generator, is in heavy.ts, which calls this function in turn: each
+ * of the two is bundled as one file (tools/build.sh), since files in common would take time to load.
+ */
+
+import {
+  BENCH_FLAGS,
+  CLIENT,
+  CLIENT_FLAGS,
+  type CommandName,
+  COMMANDS,
+  PING_FLAGS,
+} from "./flags.ts";
+import {
+  checkWords,
+  type Context,
+  type HeavyCommand,
+  isHeavy,
+  prepare,
+  type Run,
+  type Terminal,
+} from "./commands.ts";
+import { type Command, parseCommandLine, UsageError } from "../cli/flags.ts";
+import { commandHelp, programHelp } from "../cli/help.ts";
+import { Remote, RemoteError } from "./remote.ts";
+import { VERSION } from "../cli/version.ts";
+
+let interrupted: AbortController | undefined;
+
+/** What a command does not look at is not made: to be asked whether it is a terminal takes time, too. */
+const terminal: Terminal = {
+  write(data) {
+    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+    for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  },
+  say: (line) => console.error(line),
+  progress(line) {
+    if (!Deno.stderr.isTerminal()) return;
+    Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${line}`));
+  },
+  get isTerminal() {
+    return Deno.stdout.isTerminal();
+  },
+  get input() {
+    return Deno.stdin.readable;
+  },
+  /** A command that looks at this ends with its summary at the first Ctrl-C, others without a word. */
+  get signal() {
+    return (interrupted ??= onFirstInterrupt()).signal;
+  },
+};
+
+function onFirstInterrupt(): AbortController {
+  const controller = new AbortController();
+  const abort = () => {
+    Deno.removeSignalListener("SIGINT", abort); // the second ends the process, as ever
+    controller.abort();
+  };
+  Deno.addSignalListener("SIGINT", abort);
+  return controller;
+}
+
+export type Heavy = Readonly<Record<HeavyCommand, Run>>;
+
+/** Runs one command and returns the exit code. Without `heavy`, that is loaded if it is asked for. */
+export function program(args: readonly string[], heavy?: Heavy): Promise<number> {
+  return main(args, heavy).catch(report);
+}
+
+async function main(args: readonly string[], heavy: Heavy | undefined): Promise<number> {
+  const flags = { ...CLIENT_FLAGS, ...PING_FLAGS, ...BENCH_FLAGS };
+  const { values, words: [command, ...words], given } = parseCommandLine(
+    CLIENT,
+    flags,
+    args,
+    (name) => Deno.env.get(name),
+  );
+  if (values.version) {
+    terminal.write(`mallocd-client ${VERSION}\n`);
+    return 0;
+  }
+  if (command === undefined) {
+    if (!values.help) throw new UsageError("no command", "mallocd-client --help lists them");
+    terminal.write(programHelp(CLIENT));
+    return 0;
+  }
+  if (!isCommand(command)) {
+    throw new UsageError(
+      `unknown command ${JSON.stringify(command)}`,
+      "mallocd-client --help lists them",
+    );
+  }
+  if (values.help) {
+    terminal.write(commandHelp(CLIENT, command, COMMANDS[command]));
+    return 0;
+  }
+  checkFlags(command, given);
+  checkWords(command, words);
+  if (isHeavy(command) && heavy === undefined) {
+    const { main } = await import("./heavy.ts");
+    return await main(args);
+  }
+  const run = isHeavy(command) ? heavy![command] : prepare(command, words);
+  const { server, timeout, classic, verbose, hex } = values;
+  // Closed by the end of the process, which comes next and is faster at it.
+  const remote = await Remote.connect({
+    server,
+    timeout,
+    protocol: classic ? "classic" : "auto",
+  });
+  if (verbose) {
+    const why = classic
+      ? "as asked"
+      : remote.hello
+      ? "hello was answered"
+      : "hello was not answered";
+    terminal.say(`mallocd-client: ${server} speaks the ${remote.protocol} protocol (${why})`);
+  }
+  const context: Context = { remote, terminal, hex, ping: values, bench: values };
+  return await run(context) ? 0 : 1;
+}
+
+/** A flag of one command means nothing to another. */
+function checkFlags(command: CommandName, given: readonly string[]): void {
+  const { flags = {} }: Command = COMMANDS[command];
+  const foreign = given.find((flag) => !Object.hasOwn({ ...CLIENT_FLAGS, ...flags }, flag));
+  if (foreign === undefined) return;
+  throw new UsageError(
+    `${command} takes no option --${foreign}`,
+    `mallocd-client ${command} --help lists those that it takes`,
+  );
+}
+
+function isCommand(word: string): word is CommandName {
+  return Object.hasOwn(COMMANDS, word);
+}
+
+/** What goes wrong is one line on stderr; only what is a defect of this program shows a stack. */
+function report(error: unknown): number {
+  if (error instanceof UsageError) {
+    terminal.say(`mallocd-client: ${error.message}\nTry: ${error.hint}`);
+    return 2;
+  }
+  if (error instanceof RemoteError) terminal.say(`mallocd-client: ${error.message}`);
+  else if (error instanceof Deno.errors.BrokenPipe) return 1;
+  else if (error instanceof Error && "hostname" in error) {
+    terminal.say(`mallocd-client: cannot find the host ${error.hostname}: ${error.message}`);
+  } else if (error instanceof Error && "code" in error) {
+    terminal.say(`mallocd-client: ${error.message}`);
+  } else throw error;
+  return 1;
+}

@@ -1,0 +1,285 @@
+/**
+ * The client library: malloc(3), a promise per call, on somebody else's heap.
+ *
+ *     await using remote = await Remote.connect({ server: "127.0.0.1:8081" });
+ *     const pointer = await remote.malloc(5);
+ *     await remote.write(pointer, new TextEncoder().encode("hello"));
+ *
+ * Pointers are bigints, as clients hold 64 bits of them. Every method rejects with a RefusedError if the
+ * daemon refuses, with a NoReplyError if it does not answer in time, and with the signal's reason if the
+ * call is aborted; an aborted or unanswered call may have been executed all the same. Calls that do not
+ * wait for each other may take effect in any order.
+ */
+
+import { ClassicExchange } from "./exchanges/classic.ts";
+import { type Call, type Exchange, NoReplyError, RefusedError, RemoteError } from "./exchange.ts";
+import { FIELD, METHODS, REPLY_BODY } from "../protocol/wire.ts";
+import { TaggedExchange } from "./exchanges/tagged.ts";
+import { type Clock, openUdp, REAL_CLOCK, type Transport } from "./transport.ts";
+
+export { NoReplyError, RefusedError, RemoteError };
+
+export const DEFAULT_SERVER = "127.0.0.1:8081";
+export const DEFAULT_TIMEOUT_MS = 1000;
+
+/** Below the lifetime of the daemon's duplicate request cache: a later repeat might execute again. */
+export const MAX_TIMEOUT_MS = 50_000;
+
+/** How many pieces of one long read or write are under way at a time. */
+const PIECES_UNDER_WAY = 32;
+
+export interface RemoteOptions {
+  /** `host:port`; DEFAULT_SERVER if left out. */
+  server?: string;
+  /** Which protocol to speak; "auto" is tagged if the daemon knows it, else classic. */
+  protocol?: "auto" | "tagged" | "classic";
+  /** Milliseconds that a call may take from its first datagram on, MAX_TIMEOUT_MS at most. */
+  timeout?: number;
+  /** For the simulation: another network, another time. */
+  transport?: Transport;
+  clock?: Clock;
+}
+
+export interface CallOptions {
+  signal?: AbortSignal;
+  timeout?: number;
+}
+
+/** What a daemon tells about itself. */
+export interface Hello {
+  /** Random at the daemon's start: when it changes, all pointers are gone. */
+  readonly epoch: bigint;
+  readonly base: bigint;
+  readonly size: bigint;
+  readonly largestDatagram: number;
+  readonly version: number;
+}
+
+export class Remote implements AsyncDisposable {
+  readonly #exchange: Exchange;
+  readonly #timeout: number;
+  /** The daemon's address, as it was given. */
+  readonly server: string;
+  /** Undefined if the daemon speaks the classic protocol only. */
+  readonly hello: Hello | undefined;
+
+  private constructor(server: string, exchange: Exchange, timeout: number, hello?: Hello) {
+    this.server = server;
+    this.#exchange = exchange;
+    this.#timeout = timeout;
+    this.hello = hello;
+  }
+
+  /**
+   * Finds out which protocol the daemon speaks: hello is asked for half of the timeout; then a classic
+   * read of 0 bytes, which any mallocd answers. Rejects with NoReplyError if nothing comes back. With
+   * `protocol: "classic"` nothing is sent.
+   */
+  static async connect(options: RemoteOptions = {}, { signal }: CallOptions = {}): Promise<Remote> {
+    const {
+      server = DEFAULT_SERVER,
+      protocol = "auto",
+      timeout = DEFAULT_TIMEOUT_MS,
+      clock = REAL_CLOCK,
+    } = options;
+    checkTimeout(timeout);
+    const transport = options.transport ?? await openUdp(server);
+    try {
+      if (protocol === "classic") {
+        return new Remote(server, new ClassicExchange(transport, clock), timeout);
+      }
+      const tagged = new TaggedExchange(transport, clock);
+      const patience = protocol === "auto" ? timeout / 2 : timeout;
+      try {
+        const hello = decodeHello(await tagged.call(helloCall(patience, signal)));
+        return new Remote(server, tagged, timeout, hello);
+      } catch (error) {
+        if (protocol === "tagged" || !(error instanceof NoReplyError)) throw error;
+      }
+      await transport.renew(); // a late answer to hello is none to what follows
+      const classic = new ClassicExchange(transport, clock);
+      const probe: Call = {
+        method: "read",
+        fields: [0n, 0n],
+        bodyLength: 0,
+        timeout: timeout - patience,
+        signal,
+      };
+      await classic.call(probe);
+      return new Remote(server, classic, timeout);
+    } catch (error) {
+      await transport.close();
+      throw error instanceof NoReplyError ? new NoReplyError(error.asked, server, timeout) : error;
+    }
+  }
+
+  get protocol(): "tagged" | "classic" {
+    return this.#exchange.protocol;
+  }
+
+  /** Allocates at least `length` zeroed bytes. */
+  async malloc(length: number | bigint, options: CallOptions = {}): Promise<bigint> {
+    return asBigInt(await this.#call("malloc", [BigInt(length)], options));
+  }
+
+  /** Allocates an array of `count` zeroed elements; refused with ENOMEM if the product overflows. */
+  async calloc(
+    count: number | bigint,
+    size: number | bigint,
+    options: CallOptions = {},
+  ): Promise<bigint> {
+    const length = BigInt(count) * BigInt(size);
+    if (length >= 2n ** 64n) {
+      throw new RefusedError(`calloc(${count}, ${size})`, "ENOMEM", "out of memory");
+    }
+    return await this.malloc(length, options);
+  }
+
+  /** Frees an allocation. A classic daemon does not answer: then it is done when it has been sent. */
+  async free(pointer: bigint, options: CallOptions = {}): Promise<void> {
+    await this.#call("free", [pointer], options);
+  }
+
+  /** Resizes an allocation, like realloc(3); its address may change. Tagged protocol only. */
+  async realloc(
+    pointer: bigint,
+    length: number | bigint,
+    options: CallOptions = {},
+  ): Promise<bigint> {
+    return asBigInt(await this.#call("realloc", [pointer, BigInt(length)], options));
+  }
+
+  /** Reads `length` bytes. More than one datagram holds is read in pieces, and so not atomically. */
+  async read(pointer: bigint, length: number, options: CallOptions = {}): Promise<Uint8Array> {
+    if (!Number.isSafeInteger(length) || length < 0) {
+      throw new RangeError(`Cannot read ${length} bytes: a length is a whole number, at least 0`);
+    }
+    if (this.hello !== undefined && BigInt(length) > this.hello.size) {
+      throw new RefusedError(`read(0x${pointer.toString(16)}, ${length})`, "EFAULT", "bad address");
+    }
+    if (length <= this.#exchange.chunk) return await this.#read(pointer, length, options);
+    const bytes = new Uint8Array(length);
+    await this.#inPieces(length, async (at, size) => {
+      bytes.set(await this.#read(pointer + BigInt(at), size, options), at);
+    });
+    return bytes;
+  }
+
+  /** Writes bytes. More than one datagram holds is written in pieces, and so not atomically. */
+  async write(pointer: bigint, data: Uint8Array, options: CallOptions = {}): Promise<void> {
+    await this.#inPieces(data.length, async (at, size) => {
+      const fields = [pointer + BigInt(at), BigInt(size)];
+      await this.#call("write", fields, options, { data: data.subarray(at, at + size) });
+    });
+  }
+
+  /**
+   * If the 8-aligned, big-endian 64-bit value at `pointer` is `expected`, makes it `desired`, atomically.
+   * Resolves with the old value: it was swapped if that equals `expected`. Tagged protocol only.
+   */
+  async compareAndSwap(
+    pointer: bigint,
+    expected: bigint,
+    desired: bigint,
+    options: CallOptions = {},
+  ): Promise<bigint> {
+    return asBigInt(await this.#call("cas", [pointer, expected, desired], options));
+  }
+
+  /** Adds to the value at `pointer`, modulo 2^64, and resolves with the old one. Tagged protocol only. */
+  async fetchAndAdd(pointer: bigint, delta: bigint, options: CallOptions = {}): Promise<bigint> {
+    return asBigInt(await this.#call("add", [pointer, delta], options));
+  }
+
+  /** One round trip that changes nothing: hello, or in the classic protocol a read of 0 bytes. */
+  async ping(options: CallOptions = {}): Promise<Hello | undefined> {
+    if (this.protocol === "tagged") return decodeHello(await this.#call("hello", [], options));
+    await this.#call("read", [0n, 0n], options);
+    return undefined;
+  }
+
+  close(): Promise<void> {
+    return this.#exchange.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #read(pointer: bigint, length: number, options: CallOptions): Promise<Uint8Array> {
+    return this.#call("read", [pointer, BigInt(length)], options, { bodyLength: length });
+  }
+
+  #call(
+    method: Call["method"],
+    fields: readonly bigint[],
+    { signal, timeout = this.#timeout }: CallOptions,
+    { data, bodyLength = REPLY_BODY[METHODS[method].opcode]! }: {
+      data?: Uint8Array;
+      bodyLength?: number;
+    } = {},
+  ): Promise<Uint8Array> {
+    checkTimeout(timeout);
+    const unsigned = fields.map((field) => BigInt.asUintN(64, field));
+    return this.#exchange.call({ method, fields: unsigned, data, bodyLength, timeout, signal });
+  }
+
+  /**
+   * Runs `piece` over 0 to `length` in steps of what a call carries, in order, some at a time. When one
+   * fails no more are begun, and when the others have ended, too, its error is thrown.
+   */
+  async #inPieces(
+    length: number,
+    piece: (at: number, size: number) => Promise<void>,
+  ): Promise<void> {
+    const { chunk } = this.#exchange;
+    let next = 0;
+    let failure: { error: unknown } | undefined;
+    const worker = async () => {
+      do {
+        const at = next;
+        next += chunk;
+        try {
+          await piece(at, Math.min(chunk, length - at));
+        } catch (error) {
+          failure ??= { error };
+        }
+      } while (next < length && failure === undefined);
+    };
+    const workers = Math.max(1, Math.min(PIECES_UNDER_WAY, Math.ceil(length / chunk)));
+    await Promise.all(Array.from({ length: workers }, worker));
+    if (failure !== undefined) throw failure.error;
+  }
+}
+
+function checkTimeout(timeout: number): void {
+  if (timeout > 0 && timeout <= MAX_TIMEOUT_MS) return;
+  throw new RangeError(
+    `Cannot wait ${timeout}ms: a timeout is more than 0 and ${MAX_TIMEOUT_MS}ms at most`,
+  );
+}
+
+function helloCall(timeout: number, signal: AbortSignal | undefined): Call {
+  const bodyLength = REPLY_BODY[METHODS.hello.opcode]!;
+  return { method: "hello", fields: [], bodyLength, timeout, signal };
+}
+
+/**
+ * The field at `at`. A DataView would be shorter, but to ask a small array for its buffer makes V8
+ * allocate one outside its heap, and the garbage collector would take half of the time of many calls.
+ */
+function asBigInt(body: Uint8Array, at = 0): bigint {
+  const half = (i: number) =>
+    (body[i]! << 24 | body[i + 1]! << 16 | body[i + 2]! << 8 | body[i + 3]!) >>> 0;
+  return BigInt(half(at)) << 32n | BigInt(half(at + 4));
+}
+
+function decodeHello(body: Uint8Array): Hello {
+  return {
+    epoch: asBigInt(body),
+    base: asBigInt(body, FIELD),
+    size: asBigInt(body, 2 * FIELD),
+    largestDatagram: Number(asBigInt(body, 3 * FIELD)),
+    version: Number(asBigInt(body, 4 * FIELD)),
+  };
+}

@@ -1,0 +1,125 @@
+/**
+ * How a client's datagrams reach a daemon, and what time it is meanwhile: the two things that the
+ * simulation replaces. `openUdp` is the real one.
+ */
+
+import { DEFAULT_PORT, MAX_DATAGRAM } from "../protocol/wire.ts";
+import { isLoopback, parseAddress } from "../system/address.ts";
+
+/** One peer's datagrams, unreliable and unordered, as UDP has them. */
+export interface Transport {
+  /** The daemon as a person would write it: `127.0.0.1:8081`, `[::1]:8081`. */
+  readonly server: string;
+  /** Whether datagrams stay on this host, so that large ones are cheap and never fragmented. */
+  readonly loopback: boolean;
+  /** Sends one datagram; its bytes may be changed as soon as the promise has settled. */
+  send(datagram: Uint8Array): Promise<void>;
+  /** Called with each datagram that comes; its bytes are valid during the call. */
+  onDatagram: (datagram: Uint8Array) => void;
+  /** Takes a new local port, so that no late answer to an earlier request arrives any more. */
+  renew(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface Clock {
+  /** Milliseconds since some start. */
+  now(): number;
+  /** Calls `then` after so many milliseconds, unless the function that it returns is called first. */
+  after(ms: number, then: () => void): () => void;
+  /** Uniform in [0, 1): for jitter. */
+  random(): number;
+}
+
+export const REAL_CLOCK: Clock = {
+  now: () => performance.now(),
+  after: (ms, then) => {
+    const timer = setTimeout(then, ms);
+    return () => clearTimeout(timer);
+  },
+  random: Math.random,
+};
+
+/** `host:port`, `host`, `[v6]:port` or a bare IPv6 address. Undefined if it is none of these. */
+export function parseServer(text: string): { hostname: string; port: number } | undefined {
+  if (parseAddress(text) !== undefined) return { hostname: text, port: DEFAULT_PORT };
+  const match = /^(?:\[([^\]]+)\]|([^:\s[\]]+))(?::(\d{1,5}))?$/.exec(text);
+  if (match === null) return undefined;
+  const [, v6, name, digits] = match;
+  const port = digits === undefined ? DEFAULT_PORT : Number(digits);
+  if (port < 1 || port > 65535 || (v6 !== undefined && parseAddress(v6) === undefined)) {
+    return undefined;
+  }
+  return { hostname: v6 ?? name!, port };
+}
+
+/** A UDP socket that talks to one daemon. Throws TypeError if `server` is not `host:port`. */
+export async function openUdp(server: string): Promise<Transport> {
+  const parsed = parseServer(server);
+  if (parsed === undefined) throw new TypeError(`Cannot parse server: ${server}`);
+  const { port } = parsed;
+  const hostname = await resolve(parsed.hostname);
+  const transport = new UdpTransport({ transport: "udp", hostname, port }, server);
+  await transport.renew();
+  return transport;
+}
+
+/** Names are looked up once, as the system would: the daemon's answers carry an address. */
+export async function resolve(hostname: string): Promise<string> {
+  if (parseAddress(hostname) !== undefined) return hostname;
+  // Loaded for names only: it takes time. Its promises would make Deno 2.6 print a deprecation warning.
+  const { lookup } = await import("node:dns");
+  return await new Promise((resolve, reject) => {
+    lookup(hostname, (error, address) => error === null ? resolve(address) : reject(error));
+  });
+}
+
+class UdpTransport implements Transport {
+  readonly loopback: boolean;
+  onDatagram: (datagram: Uint8Array) => void = () => {};
+  #socket: Deno.DatagramConn | undefined;
+  #receiving: Promise<void> = Promise.resolve();
+  readonly #buffer = new Uint8Array(MAX_DATAGRAM);
+
+  constructor(readonly peer: Deno.NetAddr, readonly server: string) {
+    this.loopback = isLoopback(peer.hostname);
+  }
+
+  async send(datagram: Uint8Array): Promise<void> {
+    await this.#socket?.send(datagram, this.peer);
+  }
+
+  async renew(): Promise<void> {
+    await this.close();
+    const v6 = this.peer.hostname.includes(":");
+    const hostname = v6 ? (this.loopback ? "::1" : "::") : this.loopback ? "127.0.0.1" : "0.0.0.0";
+    const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
+    this.#socket = socket;
+    this.#receiving = this.#receive(socket);
+  }
+
+  async close(): Promise<void> {
+    const socket = this.#socket;
+    this.#socket = undefined;
+    socket?.close(); // which interrupts the receive
+    await this.#receiving;
+  }
+
+  async #receive(socket: Deno.DatagramConn): Promise<void> {
+    const peer = parseAddress(this.peer.hostname)!.join();
+    while (this.#socket === socket) {
+      try {
+        const [datagram, from] = await socket.receive(this.#buffer);
+        const { hostname, port } = from as Deno.NetAddr;
+        if (port !== this.peer.port) continue;
+        // The system writes an address in one way, a person may have written it in another.
+        if (hostname !== this.peer.hostname && parseAddress(hostname)?.join() !== peer) continue;
+        this.onDatagram(datagram);
+      } catch (error) {
+        if (this.#socket !== socket) return;
+        // On some systems this is how a daemon that is gone shows: the call's timeout tells.
+        const { ConnectionRefused, ConnectionReset } = Deno.errors;
+        if (!(error instanceof ConnectionRefused || error instanceof ConnectionReset)) throw error;
+      }
+    }
+  }
+}

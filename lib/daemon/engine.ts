@@ -1,0 +1,56 @@
+/**
+ * What an engine is: one way to move datagrams between a socket and the service. Every engine makes the
+ * service itself, in the thread that serves, and passes the same suite, tests/engine_test.ts.
+ */
+
+import type { Counters } from "./counters.ts";
+import { Heap } from "../heap/heap.ts";
+import { Service } from "./service.ts";
+
+/** Room in the kernel for datagrams that wait to be served: bursts of some ten thousand small ones. */
+export const DEFAULT_RECEIVE_BUFFER = 4 * 1024 * 1024;
+
+/**
+ * How often the syscall engine looks for a datagram before it sleeps until one comes. So many tries take
+ * 15 to 60 microseconds, about what a client takes to ask again, or the kernel to wake a thread.
+ */
+export const DEFAULT_SPIN = 100;
+
+/** All that an engine needs. It can be sent to another thread: arrays over shared memory, plain data. */
+export interface EngineOptions {
+  /** The address to bind, as text: `127.0.0.1`, `::1`, `0.0.0.0`. */
+  hostname: string;
+  /** 0 for any free port. */
+  port: number;
+  /** Senders that are admitted, as CIDR blocks; undefined for all who can reach the socket. */
+  allow?: readonly string[] | undefined;
+  /** Size of the heap in bytes. */
+  memory: number;
+  strict: boolean;
+  /** Replies that the duplicate request cache remembers. */
+  replayCache: number;
+  counters: Counters;
+  /** `clock[0]` is the time in seconds; the owner of the engine advances it. Over shared memory. */
+  clock: Int32Array<SharedArrayBuffer>;
+  /** Bytes of the kernel's receive buffer, where the engine can set it: DEFAULT_RECEIVE_BUFFER. */
+  receiveBuffer?: number | undefined;
+  /** Of the syscall engine, tries before it sleeps, 0 for none: DEFAULT_SPIN. */
+  spin?: number | undefined;
+}
+
+export interface Engine {
+  readonly name: string;
+  /** Where it listens, with the port that it was given. */
+  readonly address: { readonly hostname: string; readonly port: number };
+  /** What the kernel granted of `receiveBuffer`; undefined where the engine cannot set it. */
+  readonly receiveBuffer?: number;
+  /** Stops receiving; resolves when the last reply has been sent and the socket is closed. */
+  close(): Promise<void>;
+}
+
+/** The service of an engine, over the engine's own I/O memory. */
+export function newService(options: EngineOptions, io: WebAssembly.Memory): Service {
+  const { memory, strict, counters, clock, replayCache } = options;
+  const heap = new Heap({ size: memory, io, strict });
+  return new Service({ heap, io, counters, clock, replayEntries: replayCache });
+}

@@ -1,0 +1,29 @@
+/** The engines by name. */
+
+import type { Engine, EngineOptions } from "../engine.ts";
+import { serveDatagram } from "./datagram.ts";
+import { Unavailable } from "../../system/libc.ts";
+import { serveSyscall } from "./syscall.ts";
+
+export const ENGINE_NAMES = ["auto", "datagram", "syscall"] as const;
+export type EngineName = (typeof ENGINE_NAMES)[number];
+
+/** An engine that serves and, if `auto` had to make do with the slower one, the reason. */
+export interface Choice {
+  engine: Engine;
+  reason?: string;
+}
+
+/**
+ * Starts the engine of that name; `auto` is `syscall` where the platform and the permissions allow it,
+ * else `datagram`. Rejects with Unavailable only if `syscall` was asked for by name.
+ */
+export async function startEngine(name: EngineName, options: EngineOptions): Promise<Choice> {
+  if (name === "datagram") return { engine: await serveDatagram(options) };
+  try {
+    return { engine: await serveSyscall(options) };
+  } catch (error) {
+    if (name === "syscall" || !(error instanceof Unavailable)) throw error;
+    return { engine: await serveDatagram(options), reason: error.message };
+  }
+}

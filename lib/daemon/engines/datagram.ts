@@ -1,0 +1,84 @@
+/**
+ * The portable engine: `Deno.listenDatagram`, one loop, one datagram at a time. That is the fastest
+ * order as well as the safest (docs/architecture.md): a `send` that is not awaited reads the reply
+ * buffer after the next reply was written to it, and several `receive`s complete out of order.
+ */
+
+import { Counter } from "../counters.ts";
+import { type Engine, type EngineOptions, newService } from "../engine.ts";
+import { MAX_DATAGRAM } from "../../protocol/wire.ts";
+import { NO_REPLY } from "../service.ts";
+import { writeSource } from "../../system/address.ts";
+import { Admission } from "../admission.ts";
+
+/** Where things lie in the I/O memory: a request, its reply, and who sent it. */
+const REQUEST = 0;
+const REPLY = 64 * 1024;
+const SOURCE = 128 * 1024;
+const IO_PAGES = 3;
+
+/** How long the loop rests after an error of `receive`, so that a lasting one does not take a core. */
+const REST_MS = 10;
+
+export function serveDatagram(options: EngineOptions): Promise<Engine> {
+  const { hostname, port, allow, counters } = options;
+  const io = new WebAssembly.Memory({ initial: IO_PAGES, maximum: IO_PAGES });
+  const service = newService(options, io);
+  const socket = Deno.listenDatagram({ transport: "udp", hostname, port });
+  const address = socket.addr as Deno.NetAddr;
+  const view = new DataView(io.buffer);
+  const requests = new Uint8Array(io.buffer, REQUEST, MAX_DATAGRAM);
+  const replies = new Uint8Array(io.buffer, REPLY, MAX_DATAGRAM);
+  const admission = new Admission(allow, address.port);
+  let closing = false;
+  let lastHostname = "";
+  let sending: Promise<number> = Promise.resolve(0);
+
+  async function loop(): Promise<void> {
+    while (!closing) {
+      let length: number;
+      let sender: Deno.NetAddr;
+      try {
+        const [request, from] = await socket.receive(requests);
+        length = request.length;
+        sender = from as Deno.NetAddr;
+      } catch {
+        if (closing) break; // close() interrupts a pending receive
+        counters[Counter.receiveErrors]!++;
+        await new Promise((resolve) => setTimeout(resolve, REST_MS));
+        continue;
+      }
+      if (closing) break; // it came too late to be answered
+      counters[Counter.received]!++;
+      if (sender.hostname === lastHostname) view.setUint16(SOURCE + 2, sender.port);
+      else writeSource(view, SOURCE, lastHostname = sender.hostname, sender.port);
+      if (!admission.admits(view, SOURCE)) {
+        counters[Counter.dropped]!++;
+        continue;
+      }
+      const replyLength = service.serve(REQUEST, length, REPLY, SOURCE);
+      if (replyLength === NO_REPLY) continue;
+      try {
+        sending = socket.send(replies.subarray(0, replyLength), sender);
+        await sending;
+        counters[Counter.sent]!++;
+      } catch { // the sender is gone or out of reach, or its port is 0: its loss, not ours
+        counters[Counter.sendErrors]!++;
+      }
+    }
+  }
+
+  const done = loop();
+  return Promise.resolve({
+    name: "datagram",
+    address: { hostname: address.hostname, port: address.port },
+    async close() {
+      if (!closing) {
+        closing = true;
+        await sending.catch(() => {}); // the loop counts its failure
+        socket.close();
+      }
+      await done;
+    },
+  });
+}

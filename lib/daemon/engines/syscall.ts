@@ -1,0 +1,186 @@
+/**
+ * The engine for Linux that makes the system calls itself, as the paper's section 7 has it: no garbage,
+ * and batches as large as the kernel gives and takes. This is its half on the main thread, which opens
+ * the socket and stops the loop; the loop runs in a worker, syscall_worker.ts.
+ */
+
+import {
+  DEFAULT_RECEIVE_BUFFER,
+  DEFAULT_SPIN,
+  type Engine,
+  type EngineOptions,
+} from "../engine.ts";
+import { parseAddress, SOURCE_BYTES, writeSource } from "../../system/address.ts";
+import {
+  Errno,
+  Libc,
+  SHUT_RD,
+  SO_RCVBUF,
+  SO_RCVBUFFORCE,
+  SO_RXQ_OVFL,
+  SO_SNDTIMEO,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  SOL_SOCKET,
+  SOL_UDP,
+  TIMEVAL,
+  UDP_GRO,
+  UDP_SEGMENT,
+  Unavailable,
+} from "../../system/libc.ts";
+import type { Report, Start } from "./syscall_worker.ts";
+
+/** How long a send waits for a full interface, so that one cannot hold up the loop for ever. */
+const SEND_TIMEOUT_US = 50_000;
+
+const WORKER = new URL("./syscall_worker.ts", import.meta.url);
+
+/** Rejects with Unavailable if this system, or what is permitted on it, is not enough. */
+export async function serveSyscall(options: EngineOptions): Promise<Engine> {
+  const { hostname, receiveBuffer = DEFAULT_RECEIVE_BUFFER, spin = DEFAULT_SPIN } = options;
+  if (parseAddress(hostname) === undefined) {
+    throw new Unavailable(
+      `Cannot listen on ${hostname} by system calls: that takes an address, not a name`,
+    );
+  }
+  requireWorker();
+  const socket = new Socket(new Libc(), hostname, options.port);
+  const { fd, port } = socket;
+  const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  const granted = socket.setReceiveBuffer(receiveBuffer);
+  socket.set(SOL_SOCKET, SO_SNDTIMEO, timeval(SEND_TIMEOUT_US));
+  // The kernel may be too old for the rest: each of them is done without.
+  socket.set(SOL_SOCKET, SO_RXQ_OVFL, int(1));
+  socket.set(SOL_UDP, UDP_GRO, int(1));
+  const segments = socket.set(SOL_UDP, UDP_SEGMENT, int(0)); // 0: only where a message says so
+  let worker: { ended: Promise<void> };
+  try {
+    worker = await startWorker({ options, fd, port, spin, segments, stop });
+  } catch (error) {
+    socket.close();
+    throw error;
+  }
+  let closed: Promise<void> | undefined;
+  return {
+    name: "syscall",
+    address: { hostname, port },
+    receiveBuffer: granted,
+    close() {
+      return closed ??= (async () => {
+        Atomics.store(stop, 0, 1);
+        Atomics.notify(stop, 0);
+        socket.wake();
+        await worker.ended;
+        socket.close();
+      })();
+    },
+  };
+}
+
+/** A worker that cannot be read would not only fail: Deno prints its error, or asks for permission. */
+function requireWorker(): void {
+  if (Deno.build.standalone || WORKER.protocol !== "file:") return;
+  if (Deno.permissions.querySync({ name: "read", path: WORKER }).state !== "granted") {
+    throw new Unavailable(
+      `Cannot start the worker: run with --allow-read=${WORKER.pathname}`,
+    );
+  }
+}
+
+/** Resolves when the loop runs, and `ended` when it has ended. Rejects with what the worker could not do. */
+function startWorker(start: Start): Promise<{ ended: Promise<void> }> {
+  const worker = new Worker(WORKER, { type: "module" });
+  return new Promise((resolve, reject) => {
+    const ended = new Promise<void>((end) => {
+      worker.onmessage = ({ data }: MessageEvent<Report>) => {
+        if (data.state === "failed") reject(data.error);
+        else if (data.state === "ended") end();
+        else {
+          worker.onerror = null; // from now on an error is a broken invariant, and ends the program
+          resolve({ ended });
+        }
+      };
+    });
+    worker.onerror = (event) => {
+      event.preventDefault();
+      reject(new Unavailable(`Cannot start the worker: ${event.message}`));
+    };
+    worker.postMessage(start);
+  });
+}
+
+/** What bind(2) most often cannot do, in the classes and the words of Deno's own sockets. */
+const BIND_ERRORS: Readonly<Record<number, [new (message: string) => Error, string]>> = {
+  [Errno.EACCES]: [Deno.errors.PermissionDenied, "Permission denied"],
+  [Errno.EADDRINUSE]: [Deno.errors.AddrInUse, "Address already in use"],
+  [Errno.EADDRNOTAVAIL]: [Deno.errors.AddrNotAvailable, "Cannot assign requested address"],
+};
+
+/** A UDP socket, bound. It is outside Deno's own: no resource, and no permission but that for libc. */
+class Socket {
+  readonly fd: number;
+  readonly port: number;
+  readonly #libc: Libc;
+
+  constructor(libc: Libc, hostname: string, port: number) {
+    this.#libc = libc;
+    const name = new DataView(new ArrayBuffer(SOURCE_BYTES));
+    writeSource(name, 0, hostname, port);
+    const family = name.getUint16(0, true);
+    this.fd = libc.symbols.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (
+      this.fd < 0 ||
+      libc.symbols.bind(this.fd, name, SOURCE_BYTES) !== 0 ||
+      libc.symbols.getsockname(this.fd, name, int(SOURCE_BYTES)) !== 0
+    ) {
+      const error = this.#error(`bind ${hostname}`);
+      this.close();
+      throw error;
+    }
+    this.port = name.getUint16(2);
+  }
+
+  /** Sets an option and returns whether the kernel took it. */
+  set(level: number, option: number, value: BufferSource): boolean {
+    const { setsockopt } = this.#libc.symbols;
+    return setsockopt(this.fd, level, option, value, value.byteLength) === 0;
+  }
+
+  /** Returns what was granted. Only a privileged process may exceed the limit, net.core.rmem_max. */
+  setReceiveBuffer(bytes: number): number {
+    if (!this.set(SOL_SOCKET, SO_RCVBUFFORCE, int(bytes))) {
+      this.set(SOL_SOCKET, SO_RCVBUF, int(bytes));
+    }
+    const doubled = int(0); // the kernel adds as much again for its own use, see socket(7)
+    const { getsockopt } = this.#libc.symbols;
+    getsockopt(this.fd, SOL_SOCKET, SO_RCVBUF, doubled, int(doubled.byteLength));
+    return doubled[0]! / 2;
+  }
+
+  /** Wakes who waits for a datagram. The call fails, because the socket is not connected; it works. */
+  wake(): void {
+    this.#libc.symbols.shutdown(this.fd, SHUT_RD);
+  }
+
+  close(): void {
+    if (this.fd >= 0) this.#libc.symbols.close(this.fd);
+    this.#libc.close();
+  }
+
+  /** Of the call that failed last. */
+  #error(what: string): Error {
+    const errno = this.#libc.errno();
+    const [ErrorClass, text] = BIND_ERRORS[errno] ?? [Error, `Cannot ${what}`];
+    return new ErrorClass(`${text} (os error ${errno})`);
+  }
+}
+
+function int(value: number): Int32Array<ArrayBuffer> {
+  return new Int32Array([value]);
+}
+
+function timeval(microseconds: number): Int32Array<ArrayBuffer> {
+  const value = new Int32Array(TIMEVAL.size / 4);
+  value[TIMEVAL.microseconds / 4] = microseconds;
+  return value;
+}

@@ -1,0 +1,55 @@
+/** The flags of mallocd. */
+
+import { DEFAULT_RECEIVE_BUFFER, DEFAULT_SPIN } from "./engine.ts";
+import { ENGINE_NAMES } from "./engines/choice.ts";
+import { count, type Flag, HELP_FLAGS, on, oneOf, type Program, size, text } from "../cli/flags.ts";
+import { formatSize } from "../cli/sizes.ts";
+import { GRAIN, MAX_HEAP, MIN_HEAP } from "../heap/heap.ts";
+import { DEFAULT_PORT } from "../protocol/wire.ts";
+import { DEFAULT_ENTRIES, MAX_ENTRIES } from "./replay.ts";
+import { parseCidr } from "./admission.ts";
+
+function networks(placeholder: string, help: string): Flag<readonly string[] | undefined> {
+  const parse = (value: string) => {
+    const blocks = value.split(",").map((block) => block.trim());
+    const bad = blocks.find((block) => parseCidr(block) === undefined);
+    if (bad !== undefined) throw `networks as 192.168.0.0/24,fd00::/8 (${bad} is none)`;
+    return blocks;
+  };
+  return { placeholder, help, parse };
+}
+
+export const DAEMON_FLAGS = {
+  host: text("ADDR", "127.0.0.1", "address to listen on"),
+  port: count("PORT", DEFAULT_PORT, [0, 65535], "UDP port to listen on; 0 picks a free one"),
+  memory: size("SIZE", "1GiB", [MIN_HEAP, MAX_HEAP, GRAIN], "size of the heap"),
+  engine: oneOf("NAME", "auto", ENGINE_NAMES, "how datagrams are moved: auto, datagram or syscall"),
+  allow: networks("CIDR,...", "answer only these networks; needed where --host is no loopback"),
+  anyone: on("answer everybody who can reach the socket"),
+  strict: on("refuse reads and writes that are not inside one live allocation"),
+  "replay-cache": count("N", DEFAULT_ENTRIES, [1, MAX_ENTRIES], "replies remembered for repeats"),
+  "receive-buffer": size(
+    "SIZE",
+    formatSize(DEFAULT_RECEIVE_BUFFER),
+    [4096, 2 ** 30, 1],
+    "room in the kernel for datagrams that wait (syscall engine)",
+  ),
+  spin: count("N", DEFAULT_SPIN, [0, 1_000_000], "tries before it sleeps (syscall engine)"),
+  quiet: on("print errors only"),
+  ...HELP_FLAGS,
+} as const;
+
+export const DAEMON: Program = {
+  name: "mallocd",
+  summary: "malloc(3) for anyone on a socket",
+  description:
+    "mallocd is a daemon that lets clients on a UDP socket allocate, free, read and write " +
+    "memory: four verbs, every field 64 bits wide and big-endian, and no garbage collection while " +
+    "it serves. All clients share one heap, and there is no authentication.",
+  flags: DAEMON_FLAGS,
+  examples: [
+    "mallocd",
+    "mallocd --memory 4GiB --strict",
+    "mallocd --host 192.168.0.1 --allow 192.168.0.0/24",
+  ],
+};

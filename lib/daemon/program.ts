@@ -1,0 +1,154 @@
+/** mallocd as a function: a command line in, an engine over a heap, signals until the end, an exit code out. */
+
+import { namedCounts, newCounters } from "./counters.ts";
+import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
+import type { Engine } from "./engine.ts";
+import { startEngine } from "./engines/choice.ts";
+import { Unavailable } from "../system/libc.ts";
+import { formatSize } from "../cli/sizes.ts";
+import { parseCommandLine, UsageError } from "../cli/flags.ts";
+import { programHelp } from "../cli/help.ts";
+import { isLoopback } from "../system/address.ts";
+import { VERSION } from "../cli/version.ts";
+
+/** How long the engine may take to end. A single datagram can hold requests that copy gigabytes. */
+const CLOSE_MS = 2000;
+
+/** Runs the daemon until a signal ends it, and returns the exit code. */
+export function program(args: readonly string[]): Promise<number> {
+  return main(args).catch(report);
+}
+
+async function main(args: readonly string[]): Promise<number> {
+  const { values, words } = parseCommandLine(
+    DAEMON,
+    DAEMON_FLAGS,
+    args,
+    (name) => Deno.env.get(name),
+  );
+  if (values.help || values.version) {
+    const text = values.help ? programHelp(DAEMON) : `mallocd ${VERSION}\n`;
+    Deno.stdout.writeSync(new TextEncoder().encode(text));
+    return 0;
+  }
+  if (words.length > 0) {
+    throw new UsageError(`unexpected word ${JSON.stringify(words[0])}`, "mallocd --help");
+  }
+  const { allow, anyone, quiet } = values;
+  const host = hostnameOf(values.host);
+  if (allow !== undefined && anyone) {
+    throw new UsageError("--allow and --anyone contradict each other", "leave one of them out");
+  }
+  if (!isLoopback(host) && allow === undefined && !anyone) {
+    throw new UsageError(
+      `--host ${host} can be reached from other hosts, and there is no authentication`,
+      "add --allow CIDR[,CIDR] to answer only those networks, or --anyone to answer everybody",
+    );
+  }
+  const say = quiet ? () => {} : logfmt;
+
+  const counters = newCounters();
+  const clock = new Int32Array(new SharedArrayBuffer(4));
+  const { engine, reason } = await startEngine(values.engine, {
+    hostname: host,
+    port: values.port,
+    allow,
+    memory: values.memory,
+    strict: values.strict,
+    replayCache: values["replay-cache"],
+    receiveBuffer: values["receive-buffer"],
+    spin: values.spin,
+    counters,
+    clock,
+  }).catch((error) => {
+    throw startError(error, formatAddress({ hostname: host, port: values.port }));
+  });
+  const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
+  // Not a count of ticks, some of which are late or left out while the thread is busy.
+  const start = performance.now();
+  const tick = () => Atomics.store(clock, 0, Math.floor((performance.now() - start) / 1000));
+  const ticking = setInterval(tick, 1000);
+  say({
+    msg: "ready",
+    version: VERSION,
+    address: formatAddress(engine.address),
+    memory: formatSize(values.memory),
+    engine: engine.name,
+    reason,
+    receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
+  });
+  const signal = await signalled;
+  clearInterval(ticking);
+  await Promise.race([engine.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
+  const counts = namedCounts(counters).filter(([, count]) => count > 0);
+  say({ msg: "stopped", signal, ...Object.fromEntries(counts) });
+  return 0;
+}
+
+/** Without the brackets that an IPv6 address has before a port; localhost is an address for all engines. */
+function hostnameOf(host: string): string {
+  return host === "localhost" ? "127.0.0.1" : host.replace(/^\[(.+)\]$/, "$1");
+}
+
+/** One line on stderr (logfmt: key=value, values with blanks in quotes); undefined is left out. */
+function logfmt(fields: Record<string, string | number | undefined>): void {
+  const pairs: string[] = [];
+  for (const [key, value] of Object.entries(fields)) {
+    if (value === undefined) continue;
+    const text = String(value);
+    pairs.push(`${key}=${/[\s"=]/.test(text) ? JSON.stringify(text) : text}`);
+  }
+  try {
+    console.error(pairs.join(" "));
+  } catch {
+    // Whoever should read this is gone, the disk is full: no reason not to serve.
+  }
+}
+
+function formatAddress({ hostname, port }: Engine["address"]): string {
+  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
+}
+
+function nextSignal(): Promise<Deno.Signal> {
+  const { promise, resolve } = Promise.withResolvers<Deno.Signal>();
+  const signals: Deno.Signal[] = Deno.build.os === "windows"
+    ? ["SIGINT", "SIGBREAK"]
+    : ["SIGINT", "SIGTERM"];
+  for (const signal of signals) Deno.addSignalListener(signal, () => resolve(signal));
+  return promise;
+}
+
+/** The daemon cannot start, for a reason that is not the command line's; `hint` is the next step. */
+class StartError extends Error {
+  constructor(message: string, readonly hint: string) {
+    super(message);
+  }
+}
+
+function startError(error: unknown, address: string): unknown {
+  if (error instanceof Deno.errors.AddrInUse) {
+    const hint = "stop what listens there, or take another --port, 0 for any free one";
+    return new StartError(`${address} is already in use`, hint);
+  }
+  if (error instanceof Deno.errors.AddrNotAvailable) {
+    return new StartError(`${address} is not an address of this host`, "another --host");
+  }
+  if (error instanceof Deno.errors.PermissionDenied) {
+    return new StartError(`${address} may not be listened on`, "a --port above 1023");
+  }
+  if (error instanceof Unavailable) {
+    return new StartError(`--engine syscall cannot be had: ${error.message}`, "--engine datagram");
+  }
+  // The heap says itself what to try; the rest is the address: a name that nobody has, and the like.
+  if (error instanceof RangeError || !(error instanceof Error)) return error;
+  return new StartError(`${address} cannot be listened on: ${error.message}`, "another --host");
+}
+
+/** What goes wrong is said in one line on stderr, and what to do about it in another. */
+function report(error: unknown): number {
+  console.error(`mallocd: ${error instanceof Error ? error.message : error}`);
+  if (error instanceof UsageError || error instanceof StartError) {
+    console.error(`Try: ${error.hint}`);
+  }
+  return error instanceof UsageError ? 2 : 1;
+}

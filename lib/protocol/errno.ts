@@ -1,0 +1,32 @@
+/**
+ * What a tagged reply can carry as its status: the errno of POSIX `<errno.h>`, with the values of Linux,
+ * and the words in which the client says it.
+ */
+
+export const ERRNO = {
+  ENOMEM: 12,
+  EACCES: 13,
+  EFAULT: 14,
+  EINVAL: 22,
+  ENOSYS: 38,
+  EMSGSIZE: 90,
+} as const;
+
+export type ErrnoName = keyof typeof ERRNO;
+
+const ERRNO_TEXT: Readonly<Record<ErrnoName, string>> = {
+  ENOMEM: "out of memory",
+  EACCES: "not inside one live allocation",
+  EFAULT: "bad address",
+  EINVAL: "invalid argument",
+  ENOSYS: "not supported by this daemon",
+  EMSGSIZE: "too long for one datagram",
+};
+
+/** The name and the words of an errno; a number that the protocol does not know is shown as it is. */
+export function describeErrno(errno: number): { name: string; text: string } {
+  for (const name of Object.keys(ERRNO) as ErrnoName[]) {
+    if (ERRNO[name] === errno) return { name, text: ERRNO_TEXT[name] };
+  }
+  return { name: `errno ${errno}`, text: "unknown error" };
+}

@@ -1,0 +1,84 @@
+/**
+ * Senders as bytes: where a datagram came from, in the layout of the kernel's socket addresses, so that
+ * an engine that gets them from the kernel has nothing to do.
+ *
+ *     0       2       4               8
+ *     +-------+-------+---------------+---------------+
+ *     |   2   | port  | IPv4 address  | zeros                                       sockaddr_in
+ *     +-------+-------+---------------+---------------+---------------+-------
+ *     |  10   | port  |  flow (zero)  | IPv6 address, 16 bytes        | scope       sockaddr_in6
+ *     +-------+-------+---------------+---------------+---------------+-------
+ *     0       2       4               8                               24     28
+ *
+ * The family is little-endian, as on every machine that Deno runs on, all else big-endian.
+ */
+
+/** RFC 2553 and ip(7): the longer of the two, a sockaddr_in6. */
+export const SOURCE_BYTES = 28;
+
+export const FAMILY_INET = 2;
+const FAMILY_INET6 = 10;
+/** An IPv4 address among IPv6 addresses is ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2). */
+export const MAPPED = 0xffff;
+
+/** The four 32-bit words of an address; those of an IPv4 address are mapped. Undefined if it is none. */
+export function parseAddress(text: string): [number, number, number, number] | undefined {
+  if (!text.includes(":")) {
+    const word = parseIPv4(text);
+    return word === undefined ? undefined : [0, 0, MAPPED, word];
+  }
+  const [address = ""] = text.split("%"); // without the zone
+  const halves = address.split("::").map((half, i, { length }) =>
+    parseGroups(half, i === length - 1)
+  );
+  const [head, tail] = halves;
+  if (head === undefined || halves.length > 2 || halves.includes(undefined)) return undefined;
+  const missing = 8 - head.length - (tail?.length ?? 0);
+  if (halves.length === 2 ? missing < 1 : missing !== 0) return undefined;
+  const groups = [...head, ...new Array<number>(missing).fill(0), ...(tail ?? [])];
+  const word = (i: number) => (groups[2 * i]! << 16 | groups[2 * i + 1]!) >>> 0;
+  return [word(0), word(1), word(2), word(3)];
+}
+
+function parseIPv4(text: string): number | undefined {
+  const bytes = text.split(".");
+  // Without leading zeros: inet_aton(3) would take such a number for octal, and mean another address.
+  const valid = bytes.every((byte) => /^(0|[1-9]\d{0,2})$/.test(byte) && Number(byte) <= 255);
+  if (bytes.length !== 4 || !valid) return undefined;
+  return bytes.reduce((word, byte) => word * 256 + Number(byte), 0);
+}
+
+/** The 16-bit groups of one side of "::", of which the very last may be an IPv4 address. */
+function parseGroups(text: string, endsAddress: boolean): number[] | undefined {
+  if (text === "") return [];
+  const groups: number[] = [];
+  const parts = text.split(":");
+  for (const [i, part] of parts.entries()) {
+    const word = endsAddress && i === parts.length - 1 ? parseIPv4(part) : undefined;
+    if (word !== undefined) groups.push(word >>> 16, word & 0xffff);
+    else if (/^[0-9a-f]{1,4}$/i.test(part)) groups.push(parseInt(part, 16));
+    else return undefined;
+  }
+  return groups;
+}
+
+/** Writes the sender's SOURCE_BYTES to `at`. The hostname must be an address, as sockets give it. */
+export function writeSource(bytes: DataView, at: number, hostname: string, port: number): void {
+  const words = parseAddress(hostname);
+  if (words === undefined) throw new TypeError(`Cannot parse address: ${hostname}`);
+  for (let i = 0; i < SOURCE_BYTES; i += 4) bytes.setInt32(at + i, 0);
+  const mapped = !hostname.includes(":");
+  bytes.setUint16(at, mapped ? FAMILY_INET : FAMILY_INET6, true);
+  bytes.setUint16(at + 2, port);
+  if (mapped) bytes.setUint32(at + 4, words[3]);
+  else words.forEach((word, i) => bytes.setUint32(at + 8 + 4 * i, word));
+}
+
+/** Whether an address can be reached from this host only. */
+export function isLoopback(hostname: string): boolean {
+  const words = parseAddress(hostname);
+  if (words === undefined) return hostname === "localhost";
+  const [a, b, c, d] = words;
+  if (a !== 0 || b !== 0) return false;
+  return c === MAPPED ? d >>> 24 === 127 : c === 0 && d === 1;
+}

@@ -1,0 +1,402 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { latencyOf, newHistogram, runLoad } from "../../lib/client/load/run.ts";
+import { newCounters } from "../../lib/daemon/counters.ts";
+import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
+import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
+import { LIBC_PATHS } from "../../lib/system/libc.ts";
+import { serveSyscall } from "../../lib/daemon/engines/syscall.ts";
+import { BLOCKS } from "../../lib/client/load/client.ts";
+import { blockOf } from "../../lib/client/load/contents.ts";
+import { DenoWire } from "../../lib/client/load/deno_wire.ts";
+import { LibcWire } from "../../lib/client/load/libc_wire.ts";
+import { Load, problemOf, type Workload } from "../../lib/client/load/load.ts";
+import type { Wire } from "../../lib/client/load/wire.ts";
+import { parseMix, parseSizes, pickLength } from "../../lib/client/load/workload.ts";
+import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
+import { RefusedError, Remote } from "../../lib/client/remote.ts";
+import { Box, fields, Random } from "../testing.ts";
+
+const READS: Workload = {
+  protocol: "tagged",
+  clients: 1,
+  inFlight: 4,
+  perDatagram: 1,
+  mix: { read: 1, write: 0, malloc: 0, free: 0 },
+  sizes: { min: 64, max: 64, log: false },
+  timeout: 1000,
+};
+const MIXED: Workload = {
+  ...READS,
+  clients: 3,
+  mix: { read: 70, write: 20, malloc: 5, free: 5 },
+  sizes: { min: 1, max: 200, log: true },
+};
+
+const REQUEST = 0;
+const REPLY = 64 * 1024;
+
+/** What becomes of a reply on its way; undefined loses it. */
+type Fate = (reply: Uint8Array) => Uint8Array | undefined;
+
+/** A load on a service, without sockets. */
+class Bench {
+  readonly box = new Box({ size: 4 * 1024 ** 2 });
+  readonly histogram = newHistogram();
+  readonly load: Load;
+  readonly #bytes = new Uint8Array(2 * REPLY);
+  readonly #inFlight: { client: number; reply: Uint8Array }[] = [];
+
+  constructor(workload: Workload) {
+    this.load = new Load(workload, new DataView(this.#bytes.buffer), this.histogram);
+    for (const client of this.load.clients) {
+      for (let i = 0; i < BLOCKS; i++) {
+        const length = client.nextLength();
+        const address = Number(`0x${this.box.ask(fields(0, length))}`);
+        const data = blockOf(address, length);
+        this.box.ask(fields(3, address, length) + data.toHex());
+        client.adopt(address, length);
+      }
+    }
+    this.load.start();
+  }
+
+  /** Sends all that is due now, and returns how many datagrams that were. */
+  send(): number {
+    let sent = 0;
+    this.load.clients.forEach((client, i) => {
+      this.box.from("127.0.0.1", 40000 + i);
+      for (let length; (length = client.next(REQUEST)) > 0; sent++) {
+        assert(length <= MAX_DATAGRAM);
+        const reply = this.box.askBytes(this.#bytes.subarray(REQUEST, REQUEST + length));
+        if (reply !== undefined) this.#inFlight.push({ client: i, reply: reply.slice() });
+      }
+    });
+    return sent;
+  }
+
+  /** Brings the replies to all that was sent. */
+  receive(fate: Fate = (reply) => reply): void {
+    for (const { client, reply } of this.#inFlight.splice(0)) {
+      const arrived = fate(reply);
+      if (arrived === undefined) continue;
+      this.#bytes.set(arrived, REPLY);
+      this.load.clients[client]!.take(REPLY, arrived.length);
+    }
+  }
+
+  get outcome(): { lost: number; wrong: number; refused: number } {
+    const { lost, wrong, refused } = this.load;
+    return { lost, wrong, refused };
+  }
+}
+
+const FLAWLESS = { lost: 0, wrong: 0, refused: 0 };
+
+Deno.test("parseMix() takes each method once, with a weight", () => {
+  assertEquals(parseMix("read=1"), { read: 1, write: 0, malloc: 0, free: 0 });
+  assertEquals(parseMix("free=5,read=70,malloc=5,write=20"), MIXED.mix);
+  for (
+    const text of [
+      "",
+      "read",
+      "read=",
+      "read=-1",
+      "read=1.5",
+      "read=0",
+      "read=1001",
+      "read=1,read=2",
+      "read=1,",
+      "hello=1",
+      "read=1 write=1",
+    ]
+  ) {
+    assertEquals(parseMix(text), undefined, text);
+  }
+});
+
+Deno.test("parseSizes() takes a size, a range, and a logarithmic range", () => {
+  assertEquals(parseSizes("64"), { min: 64, max: 64, log: false });
+  assertEquals(parseSizes("16-1024"), { min: 16, max: 1024, log: false });
+  assertEquals(parseSizes("log:16-1024"), { min: 16, max: 1024, log: true });
+  for (const text of ["", "0", "-1", "16-", "1024-16", "log:16", "lin:1-2", "1-2-3", "1e3"]) {
+    assertEquals(parseSizes(text), undefined, text);
+  }
+});
+
+Deno.test("pickLength() makes every length, or every doubling, equally likely", () => {
+  const random = new Random(1);
+  for (const [text, median] of [["64", 64], ["16-1024", 520], ["log:16-1024", 128]] as const) {
+    const sizes = parseSizes(text)!;
+    const lengths = Array.from({ length: 9999 }, () => pickLength(sizes, random.word() / 2 ** 32))
+      .sort((a, b) => a - b);
+    assert(lengths[0]! >= sizes.min && lengths.at(-1)! <= sizes.max, text);
+    assert(Math.abs(lengths[4999]! / median - 1) < 0.1, `${text}: median ${lengths[4999]}`);
+    assertEquals(pickLength(sizes, 0), sizes.min);
+    assertEquals(pickLength(sizes, 1 - 2 ** -32), sizes.max);
+  }
+});
+
+Deno.test("problemOf() finds loads that cannot be", () => {
+  assertEquals(problemOf(MIXED), undefined);
+  assertEquals(problemOf({ ...MIXED, protocol: "classic" }), undefined);
+  const impossible: Partial<Workload>[] = [
+    { protocol: "classic", perDatagram: 2 },
+    { protocol: "classic", mix: { read: 0, write: 1, malloc: 0, free: 1 } },
+    { perDatagram: 2000 },
+    { sizes: { min: 1, max: MAX_DATAGRAM, log: false } },
+  ];
+  for (const change of impossible) assert(problemOf({ ...MIXED, ...change }) !== undefined);
+});
+
+for (const protocol of ["tagged", "classic"] as const) {
+  for (const perDatagram of protocol === "tagged" ? [1, 7] : [1]) {
+    Deno.test(`a ${protocol} load of ${perDatagram} a datagram is served without a flaw`, () => {
+      const bench = new Bench({ ...MIXED, protocol, perDatagram });
+      for (let i = 0; i < 2000; i++) {
+        bench.load.now++;
+        bench.send();
+        bench.receive();
+      }
+      assertEquals(bench.outcome, FLAWLESS);
+      assert(bench.load.done.every((count) => count > 100), bench.load.done.join());
+      bench.load.stop();
+      assert(bench.load.isOver);
+      const blocks = bench.load.clients.flatMap((client) => client.blocks);
+      assertEquals(bench.box.heap.buddy.liveBlocks, blocks.length);
+    });
+  }
+}
+
+Deno.test("a load finds every wrong byte of a read", () => {
+  for (const [protocol, body] of [["classic", 0], ["tagged", 16]] as const) {
+    const bench = new Bench({ ...READS, protocol, sizes: { min: 13, max: 13, log: false } });
+    for (let at = body; at < body + 13; at++) {
+      bench.load.reset();
+      bench.send();
+      bench.receive((reply) => reply.map((byte, i) => i === at ? byte ^ 0x10 : byte));
+      assertEquals(bench.outcome, { lost: 0, wrong: READS.inFlight, refused: 0 }, `byte ${at}`);
+    }
+    bench.load.reset();
+    bench.send();
+    bench.receive((reply) => reply.slice(0, -1));
+    assertEquals(bench.outcome, { lost: 0, wrong: READS.inFlight, refused: 0 }, "a byte less");
+  }
+});
+
+Deno.test("a load admits zeros only in a block that was never written", () => {
+  const zeroed: Fate = (reply) => reply.length === 16 + 64 ? reply.fill(0, 16) : reply;
+  const fresh = new Bench({ ...READS, mix: { read: 1, write: 0, malloc: 1, free: 0 } });
+  for (let i = 0; i < 1000; i++) {
+    fresh.send();
+    fresh.receive();
+  }
+  assertEquals(fresh.outcome, FLAWLESS);
+  const written = new Bench(READS);
+  written.send();
+  written.receive(zeroed);
+  assertEquals(written.outcome, { lost: 0, wrong: READS.inFlight, refused: 0 });
+});
+
+Deno.test("a load counts replies that never come, and goes on", () => {
+  for (const protocol of ["tagged", "classic"] as const) {
+    const bench = new Bench({ ...READS, protocol });
+    bench.send();
+    bench.receive(() => undefined);
+    bench.load.now = 999;
+    bench.load.expire();
+    assertEquals(bench.outcome, FLAWLESS);
+    assertEquals(bench.send(), 0);
+    bench.load.now = 1000;
+    bench.load.expire();
+    assertEquals(bench.outcome, { lost: READS.inFlight, wrong: 0, refused: 0 });
+    bench.send();
+    bench.receive();
+    assertEquals(bench.outcome, { lost: READS.inFlight, wrong: 0, refused: 0 });
+    assertEquals(bench.load.requests, READS.inFlight);
+  }
+});
+
+Deno.test("a tagged load ignores a reply that comes twice or too late", () => {
+  const bench = new Bench(READS);
+  const late: Uint8Array[] = [];
+  bench.send();
+  bench.receive((reply) => void late.push(reply));
+  bench.load.now = 1000;
+  bench.load.expire();
+  bench.send();
+  let next = 0;
+  bench.receive(() => late[next++]);
+  assertEquals(bench.load.requests, 0);
+  assertEquals(bench.outcome, { lost: READS.inFlight, wrong: 0, refused: 0 });
+});
+
+Deno.test("a classic load knows by their order, and by what they hold, which replies were lost", () => {
+  const random = new Random(1);
+  const bench = new Bench({
+    ...MIXED,
+    clients: 1,
+    inFlight: 32,
+    protocol: "classic",
+    sizes: { min: 9, max: 200, log: true }, // 8 zeros are also what a refused malloc answers
+    mix: { read: 8, write: 1, malloc: 1, free: 1 },
+  });
+  let lost = 0;
+  for (let i = 0; i < 1000; i++) {
+    bench.load.now++;
+    bench.send();
+    bench.receive((reply) => {
+      if (!random.chance(0.05)) return reply;
+      lost++;
+      return undefined;
+    });
+  }
+  bench.load.now += 1000;
+  bench.load.expire();
+  assert(lost > 100);
+  assertEquals(bench.outcome, { lost, wrong: 0, refused: 0 });
+});
+
+/** A load of a second, on a daemon that answers at once but for 200 ms, in which it does nothing. */
+function stalled(workload: Workload): Bench {
+  const bench = new Bench(workload);
+  for (let ms = 0; ms < 1000; ms++) {
+    bench.load.now = ms;
+    bench.send();
+    if (ms < 300 || ms >= 500) {
+      // What was waiting makes room for what is overdue.
+      do bench.receive(); while (workload.rate !== undefined && bench.send() > 0);
+    }
+  }
+  bench.load.stop();
+  bench.load.abandon();
+  return bench;
+}
+
+Deno.test("an open loop counts latency from the scheduled time, a closed loop from the sending", () => {
+  const open = stalled({ ...READS, rate: 1000 });
+  assertEquals(open.load.requests, 1000);
+  // A fifth of the requests were due during the stall, and waited 100 ms on the average.
+  assertEquals(open.histogram.totalCount, 1000);
+  assert(latencyOf(open.histogram).p50 < 1);
+  assert(latencyOf(open.histogram).p90 > 99_000, `${latencyOf(open.histogram).p90}`);
+  assert(latencyOf(open.histogram).p99 > 189_000);
+  assert(latencyOf(open.histogram).max >= 200_000);
+
+  const closed = stalled(READS);
+  assert(latencyOf(closed.histogram).p99 < 1);
+  assert(latencyOf(closed.histogram).max >= 200_000);
+});
+
+Deno.test("an open loop sends at the times of its schedule, over all clients in turn", () => {
+  const bench = new Bench({ ...READS, clients: 2, rate: 500, perDatagram: 2 });
+  const sentAt: number[] = [];
+  for (let ms = 0; ms < 20; ms++) {
+    bench.load.now = ms;
+    for (let sent = bench.send(); sent > 0; sent--) sentAt.push(ms);
+    bench.receive();
+  }
+  assertEquals(sentAt, [0, 4, 8, 12, 16]);
+  assertEquals(bench.load.untilDue, 1);
+});
+
+Deno.test("an open loop counts what it could not even send as lost", () => {
+  const bench = new Bench({ ...READS, rate: 1000 });
+  for (let ms = 0; ms < 100; ms++) {
+    bench.load.now = ms;
+    bench.send();
+  }
+  bench.load.stop();
+  assert(!bench.load.isOver);
+  bench.load.abandon();
+  assertEquals(bench.load.lost, 100);
+});
+
+/** The load on a daemon of this process, over sockets. */
+async function runOn(
+  serve: (options: EngineOptions) => Promise<Engine>,
+  wireTo: (peer: Deno.NetAddr, clients: number) => Wire,
+  workload: Workload,
+): Promise<void> {
+  const engine = await serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    memory: 4 * 1024 ** 2,
+    strict: true,
+    replayCache: 65536,
+    counters: newCounters(),
+    clock: new Int32Array(new SharedArrayBuffer(4)),
+  });
+  const { hostname, port } = engine.address;
+  const remote = await Remote.connect({ server: `${hostname}:${port}` });
+  const wire = wireTo({ transport: "udp", hostname, port }, workload.clients);
+  const terminal = { progress: () => {}, signal: new AbortController().signal };
+  try {
+    const report = await runLoad(workload, 50, { remote, wire, terminal });
+    const { lost, wrong, refused } = report;
+    assertEquals({ lost, wrong, refused }, FLAWLESS);
+    assert(report.requests > 0);
+    assert(report.latency.p50 > 0 && report.latency.p50 <= report.latency.max);
+  } finally {
+    await wire.close();
+    await remote.close();
+    await engine.close();
+  }
+}
+
+Deno.test("runLoad() leaves no blocks behind when the heap is too small for them", async () => {
+  const counters = newCounters();
+  const engine = await serveDatagram({
+    hostname: "127.0.0.1",
+    port: 0,
+    memory: 64 * 1024,
+    strict: true,
+    replayCache: 65536,
+    counters,
+    clock: new Int32Array(new SharedArrayBuffer(4)),
+  });
+  const { hostname, port } = engine.address;
+  const remote = await Remote.connect({ server: `${hostname}:${port}` });
+  const wire = new DenoWire({ transport: "udp", hostname, port }, 1);
+  const terminal = { progress: () => {}, signal: new AbortController().signal };
+  const workload = { ...READS, sizes: { min: 4096, max: 4096, log: false } };
+  try {
+    const run = () => runLoad(workload, 50, { remote, wire, terminal });
+    await assertRejects(run, RefusedError, "out of memory");
+    // The whole heap is free again.
+    await remote.free(await remote.malloc(64 * 1024));
+  } finally {
+    await wire.close();
+    await remote.close();
+    await engine.close();
+  }
+});
+
+const LOADS: [name: string, workload: Workload][] = [
+  ["tagged", { ...MIXED, perDatagram: 8 }],
+  ["classic", { ...MIXED, protocol: "classic" }],
+  ["open", { ...MIXED, rate: 2000 }],
+];
+
+for (const [name, workload] of LOADS) {
+  Deno.test(`DenoWire carries a ${name} load`, async () => {
+    await runOn(serveDatagram, (peer, clients) => new DenoWire(peer, clients), workload);
+  });
+}
+
+const libc = LIBC_PATHS.some((path) =>
+  Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
+);
+
+for (const coalesce of [false, true]) {
+  for (const [name, workload] of LOADS) {
+    Deno.test({
+      name: `LibcWire carries a ${name} load${coalesce ? ", coalesced" : ""}`,
+      ignore: Deno.build.os !== "linux" || !libc,
+      fn: async () => {
+        const wireTo = (peer: Deno.NetAddr, clients: number) =>
+          new LibcWire(peer, clients, coalesce);
+        await runOn(serveSyscall, wireTo, workload);
+      },
+    });
+  }
+}

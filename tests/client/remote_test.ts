@@ -1,0 +1,667 @@
+/** The client library over real sockets, with the real daemon and with one that misbehaves as told. */
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import {
+  decodeRequest,
+  encodeReplyHead,
+  FIELD,
+  METHODS,
+  REPLY_BODY,
+  REPLY_HEAD,
+  Request,
+} from "../../lib/protocol/wire.ts";
+import { MAX_TIMEOUT_MS, NoReplyError, RefusedError, Remote } from "../../lib/client/remote.ts";
+import { LIFETIME_SECONDS } from "../../lib/daemon/replay.ts";
+import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../../lib/client/transport.ts";
+import { startDaemon } from "../daemon.ts";
+import { fields, head, Random, word } from "../testing.ts";
+
+const PROTOCOLS = ["tagged", "classic"] as const;
+const BASE = 0xc420000000n;
+const HEAP = 16 * 1024 ** 2;
+const [MALLOC, READ] = [0, 2];
+const HELLO = 7;
+
+/** For calls that are not meant to be given up for lack of patience. */
+const PATIENCE_MS = MAX_TIMEOUT_MS;
+
+/** A thousand times slower: nothing is sent again, however long this process is kept waiting. */
+const SLOW_CLOCK: Clock = {
+  ...REAL_CLOCK,
+  now: () => REAL_CLOCK.now() / 1000,
+  after: (ms, then) => REAL_CLOCK.after(ms * 1000, then),
+};
+
+const bytesOf = (text: string) => new TextEncoder().encode(text);
+
+type Answer = (
+  request: Uint8Array,
+  from: Deno.NetAddr,
+  daemon: FakeDaemon,
+) => void | Promise<void>;
+
+/** Receives like a daemon; what it does then is up to `answer`. */
+class FakeDaemon implements AsyncDisposable {
+  readonly requests: Uint8Array[] = [];
+  readonly #socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  readonly server = `127.0.0.1:${(this.#socket.addr as Deno.NetAddr).port}`;
+  readonly #done: Promise<void>;
+
+  constructor(answer: Answer) {
+    this.#done = this.#run(answer);
+  }
+
+  async #run(answer: Answer): Promise<void> {
+    for await (const [request, from] of this.#socket) {
+      this.requests.push(request);
+      await answer(request, from as Deno.NetAddr, this);
+    }
+  }
+
+  async send(reply: Uint8Array | string, to: Deno.NetAddr): Promise<void> {
+    const bytes = typeof reply === "string" ? Uint8Array.fromHex(reply) : reply;
+    await this.#socket.send(bytes, to);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#socket.close();
+    await this.#done;
+  }
+}
+
+const SILENT: Answer = () => {};
+
+/** The reply to a tagged request, with a body of as many bytes as it ought to have, all of them 1. */
+function replyTo(datagram: Uint8Array): Uint8Array<ArrayBuffer> {
+  const request = new Request();
+  const view = new DataView(datagram.buffer, datagram.byteOffset, datagram.length);
+  decodeRequest(view, 0, datagram.length, request);
+  const isRead = request.opcode === METHODS.read.opcode;
+  const length = isRead ? request.length : REPLY_BODY[request.opcode]!;
+  const reply = new Uint8Array(REPLY_HEAD + length).fill(1);
+  encodeReplyHead(new DataView(reply.buffer), 0, request, 0, length);
+  return reply;
+}
+
+const FIVE_ONES = new Uint8Array(5).fill(1);
+
+const isHello = (request: Uint8Array) => request[7] === HELLO;
+
+/** Answers hello; all else is left to `answer`. */
+function tagged(answer: Answer): Answer {
+  return async (request, from, daemon) => {
+    if (isHello(request)) await daemon.send(replyTo(request), from);
+    else await answer(request, from, daemon);
+  };
+}
+
+/** A port on which nobody listens. */
+function unreachable(): string {
+  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  socket.close();
+  return `127.0.0.1:${(socket.addr as Deno.NetAddr).port}`;
+}
+
+Deno.test("Remote gives a call up before the daemon forgets its reply", () => {
+  assert(MAX_TIMEOUT_MS < LIFETIME_SECONDS * 1000); // here, for the client has no use for the cache
+});
+
+for (const protocol of PROTOCOLS) {
+  Deno.test(`Remote.read() refuses lengths that are none, before it sends (${protocol})`, async () => {
+    await using daemon = await startDaemon();
+    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    for (const length of [-1, 1.5, NaN, Infinity]) {
+      await assertRejects(
+        () => remote.read(BASE, length),
+        RangeError,
+        `Cannot read ${length} bytes`,
+      );
+    }
+  });
+
+  Deno.test(`Remote allocates, writes, reads and frees in the ${protocol} protocol`, async () => {
+    await using daemon = await startDaemon();
+    const { server } = daemon;
+    await using remote = await Remote.connect({ server, protocol });
+    assertEquals([remote.protocol, remote.server], [protocol, server]);
+    const pointer = await remote.malloc(5);
+    assertEquals(pointer, BASE);
+    assertEquals(await remote.read(pointer, 5), new Uint8Array(5));
+    await remote.write(pointer, bytesOf("hello"));
+    assertEquals(await remote.read(pointer, 4), bytesOf("hell"));
+    assertEquals(await remote.read(pointer, 0), new Uint8Array());
+    await remote.write(pointer, new Uint8Array());
+    const array = await remote.calloc(10n, 100);
+    assertEquals(await remote.read(array, 1000), new Uint8Array(1000));
+    await remote.free(pointer);
+    await remote.free(array);
+    await remote.free(0n);
+    await remote.ping(); // so that the last classic free was served, too
+    assertEquals([daemon.count("blocks"), daemon.requests("free")], [0, 3]);
+  });
+}
+
+Deno.test("Remote has all that the tagged protocol has", async () => {
+  await using daemon = await startDaemon();
+  await using remote = await Remote.connect({ server: daemon.server });
+  assertEquals(remote.protocol, "tagged");
+  const { epoch, ...rest } = remote.hello!;
+  assertEquals(rest, { base: BASE, size: BigInt(HEAP), largestDatagram: 65507, version: 1 });
+  assertEquals((await remote.ping())!.epoch, epoch);
+
+  const pointer = await remote.malloc(8);
+  assertEquals(await remote.fetchAndAdd(pointer, 5n), 0n);
+  assertEquals(await remote.fetchAndAdd(pointer, -6n), 5n);
+  assertEquals(await remote.fetchAndAdd(pointer, 0n), 2n ** 64n - 1n);
+  assertEquals(await remote.compareAndSwap(pointer, 1n, 2n), 2n ** 64n - 1n);
+  assertEquals(await remote.compareAndSwap(pointer, -1n, 0x0102030405060708n), 2n ** 64n - 1n);
+  assertEquals((await remote.read(pointer, 8)).toHex(), "0102030405060708");
+
+  await remote.malloc(16); // in the way
+  const moved = await remote.realloc(pointer, 100n);
+  assert(moved !== pointer);
+  assertEquals((await remote.read(moved, 9)).toHex(), "010203040506070800");
+  assertEquals(await remote.realloc(moved, 0), 0n);
+  assertEquals(daemon.count("blocks"), 1);
+});
+
+interface Refused {
+  what: string;
+  call: (remote: Remote) => Promise<unknown>;
+  asked: string;
+  tagged: string | undefined;
+  /** Undefined where the classic protocol has no answer; then the call succeeds. */
+  classic?: { errno: string | undefined };
+}
+
+const REFUSED: Refused[] = [
+  {
+    what: "a malloc of more than there is",
+    call: (remote) => remote.malloc(2n ** 40n),
+    asked: "malloc(1099511627776)",
+    tagged: "ENOMEM",
+    classic: { errno: "ENOMEM" },
+  },
+  {
+    what: "a calloc that overflows 64 bits",
+    call: (remote) => remote.calloc(2n ** 40n, 2n ** 30n),
+    asked: "calloc(1099511627776, 1073741824)",
+    tagged: "ENOMEM",
+    classic: { errno: "ENOMEM" },
+  },
+  {
+    what: "a read outside of the heap",
+    call: (remote) => remote.read(0xdead0000n, 3),
+    asked: "read(0xdead0000, 3)",
+    tagged: "EFAULT",
+    classic: { errno: undefined },
+  },
+  {
+    what: "a read of dead memory",
+    call: (remote) => remote.read(BASE + 4096n, 3),
+    asked: "read(0xc420001000, 3)",
+    tagged: "EACCES",
+    classic: { errno: undefined },
+  },
+  {
+    what: "a read of more than the heap is",
+    call: (remote) => remote.read(BASE, 2 * HEAP),
+    asked: "read(0xc420000000, 33554432)",
+    tagged: "EFAULT",
+  },
+  {
+    what: "a write outside of the heap",
+    call: (remote) => remote.write(-1n, bytesOf("abc")),
+    asked: "write(0xffffffffffffffff, 3, data)",
+    tagged: "EFAULT",
+  },
+  {
+    what: "a free of what is not allocated",
+    call: (remote) => remote.free(BASE + 4096n),
+    asked: "free(0xc420001000)",
+    tagged: "EINVAL",
+  },
+  {
+    what: "a realloc of what is not allocated",
+    call: (remote) => remote.realloc(BASE + 4096n, 1),
+    asked: "realloc(0xc420001000, 1)",
+    tagged: "EINVAL",
+    classic: { errno: "ENOSYS" },
+  },
+  {
+    what: "a compare-and-swap that is not aligned",
+    call: (remote) => remote.compareAndSwap(BASE + 1n, 0n, -1n),
+    asked: "cas(0xc420000001, 0, 18446744073709551615)",
+    tagged: "EINVAL",
+    classic: { errno: "ENOSYS" },
+  },
+  {
+    what: "a fetch-and-add outside of the heap",
+    call: (remote) => remote.fetchAndAdd(0n, 1n),
+    asked: "add(0x0, 1)",
+    tagged: "EFAULT",
+    classic: { errno: "ENOSYS" },
+  },
+];
+
+Deno.test("Remote rejects with what was asked and why it was refused", async (t) => {
+  await using daemon = await startDaemon({ strict: true, memory: HEAP });
+  const { server } = daemon;
+  await using tagged = await Remote.connect({ server, protocol: "tagged" });
+  await using classic = await Remote.connect({ server, protocol: "classic" });
+  for (const { what, call, asked, ...expected } of REFUSED) {
+    await t.step(what, async () => {
+      await tagged.malloc(16);
+      const error = await assertRejects(() => call(tagged), RefusedError);
+      assertEquals([error.asked, error.errno], [asked, expected.tagged]);
+      assert(error.message.startsWith(`${asked}: `), error.message);
+      if (expected.classic === undefined) return;
+      const silent = await assertRejects(() => call(classic), RefusedError);
+      assertEquals([silent.asked, silent.errno], [asked, expected.classic.errno]);
+    });
+  }
+});
+
+Deno.test("Remote rejects what is no length, no pointer or no timeout before it sends anything", async () => {
+  await using daemon = new FakeDaemon(SILENT);
+  const { server } = daemon;
+  await using remote = await Remote.connect({ server, protocol: "classic" });
+  await assertRejects(() => remote.malloc(1.5), RangeError);
+  await assertRejects(() => remote.calloc(0.5, 2), RangeError);
+  await assertRejects(() => remote.free(undefined as unknown as bigint), TypeError);
+  for (const timeout of [0, -1, NaN, MAX_TIMEOUT_MS + 1]) {
+    await assertRejects(() => remote.malloc(1, { timeout }), RangeError, "timeout");
+    await assertRejects(() => Remote.connect({ server, timeout }), RangeError, "timeout");
+  }
+  await assertRejects(() => Remote.connect({ server: "nonsense:" }), TypeError, "nonsense:");
+  assertEquals(daemon.requests, []);
+});
+
+Deno.test("Remote rejects with NoReplyError when nobody listens", async () => {
+  const server = unreachable();
+  for (const protocol of ["auto", "tagged"] as const) {
+    const connect = () => Remote.connect({ server, protocol, timeout: 60 });
+    const error = await assertRejects(connect, NoReplyError);
+    assertEquals([error.server, error.timeout], [server, 60]);
+    assertEquals(error.message, `no reply from ${server} within 60ms: is mallocd running there?`);
+  }
+  await using remote = await Remote.connect({ server, protocol: "classic", timeout: 1000 });
+  const error = await assertRejects(() => remote.malloc(5, { timeout: 20 }), NoReplyError);
+  assertEquals([error.asked, error.timeout], ["malloc(5)", 20]);
+  await remote.free(BASE); // nobody can know
+});
+
+for (const protocol of PROTOCOLS) {
+  Deno.test(`Remote gives up one ${protocol} call in time, and serves the next`, async () => {
+    // It does not answer reads of 13 bytes.
+    await using daemon = new FakeDaemon(async (request, from, daemon) => {
+      if (request.at(-1) === 13) return;
+      const isTagged = request[6] !== 0;
+      await daemon.send(isTagged ? replyTo(request) : FIVE_ONES, from);
+    });
+    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    const error = await assertRejects(() => remote.read(BASE, 13, { timeout: 20 }), NoReplyError);
+    assertEquals([error.asked, error.timeout], ["read(0xc420000000, 13)", 20]);
+    assertEquals(await remote.read(BASE, 5), FIVE_ONES);
+  });
+
+  Deno.test(`Remote stops a ${protocol} call when its signal is aborted`, async () => {
+    const asked = Promise.withResolvers<void>();
+    await using daemon = new FakeDaemon(async (request, from, daemon) => {
+      if (request[7] === HELLO || request.at(-1) === 5) {
+        await daemon.send(protocol === "tagged" ? replyTo(request) : FIVE_ONES, from);
+      } else asked.resolve();
+    });
+    const { server } = daemon;
+    await using remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+    const sent = daemon.requests.length;
+    const early = AbortSignal.abort("too early");
+    assertEquals(await reasonOf(remote.read(BASE, 9, { signal: early })), "too early");
+    assertEquals(daemon.requests.length, sent);
+
+    const controller = new AbortController();
+    const { signal } = controller;
+    const first = reasonOf(remote.read(BASE, 9, { signal }));
+    const second = reasonOf(remote.read(BASE, 9, { signal })); // waits, in the classic protocol
+    await asked.promise;
+    controller.abort("changed my mind");
+    assertEquals(await Promise.all([first, second]), ["changed my mind", "changed my mind"]);
+    assertEquals(await remote.read(BASE, 5), FIVE_ONES);
+  });
+
+  Deno.test(`Remote.close() rejects ${protocol} calls that are pending, and all later ones`, async () => {
+    const asked = Promise.withResolvers<void>();
+    await using daemon = new FakeDaemon(async (request, from, daemon) => {
+      if (isHello(request)) await daemon.send(replyTo(request), from);
+      else asked.resolve();
+    });
+    const { server } = daemon;
+    const remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+    const pending = [remote.malloc(1), remote.read(BASE, 5), remote.read(BASE, HEAP)].map(reasonOf);
+    await asked.promise;
+    const closing = Promise.all([remote.close(), remote.close()]);
+    for (const reason of await Promise.all(pending)) {
+      assert(reason instanceof DOMException, String(reason));
+      assertEquals(reason.name, "AbortError");
+    }
+    await closing;
+    await assertRejects(() => remote.malloc(1), DOMException, "malloc(1): the remote was closed");
+    await remote.close();
+  });
+}
+
+async function reasonOf(promise: Promise<unknown>): Promise<unknown> {
+  return await promise.then((value) => assert(false, `resolved with ${value}`), (reason) => reason);
+}
+
+Deno.test("Remote.connect() stops when its signal is aborted", async () => {
+  const controller = new AbortController();
+  await using daemon = new FakeDaemon(() => controller.abort("not now"));
+  const { server } = daemon;
+  const connecting = Remote.connect({ server, timeout: PATIENCE_MS }, controller);
+  assertEquals(await reasonOf(connecting), "not now");
+});
+
+Deno.test({
+  name: "Remote leaves nothing open when it is disposed of",
+  sanitizeOps: true,
+  sanitizeResources: true,
+  fn: async () => {
+    await using daemon = await startDaemon();
+    for (const protocol of PROTOCOLS) {
+      await using remote = await Remote.connect({ server: daemon.server, protocol });
+      await remote.malloc(1);
+      await assertRejects(() => remote.read(0n, 1), RefusedError);
+    }
+    const server = unreachable();
+    await assertRejects(() => Remote.connect({ server, timeout: 20 }), NoReplyError);
+  },
+});
+
+Deno.test("Remote removes its listeners from a signal when a call has ended", async () => {
+  await using daemon = await startDaemon();
+  let listeners = 0;
+  const { signal } = new AbortController();
+  const { addEventListener, removeEventListener } = signal;
+  signal.addEventListener = (...args: Parameters<typeof addEventListener>) => {
+    listeners++;
+    addEventListener.apply(signal, args);
+  };
+  signal.removeEventListener = (...args: Parameters<typeof removeEventListener>) => {
+    listeners--;
+    removeEventListener.apply(signal, args);
+  };
+  for (const protocol of PROTOCOLS) {
+    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    const pointer = await remote.malloc(100_000, { signal });
+    await remote.read(pointer, 100_000, { signal });
+    await assertRejects(() => remote.read(0n, 1, { signal }), RefusedError);
+    assertEquals(listeners, 0);
+  }
+});
+
+Deno.test("Remote sends the calls of one turn in one datagram", async () => {
+  await using daemon = await startDaemon();
+  await using remote = await Remote.connect({ server: daemon.server, clock: SLOW_CLOCK });
+  const before = [daemon.count("received"), daemon.count("sent")];
+  const pointers = await Promise.all(Array.from({ length: 1000 }, () => remote.malloc(16)));
+  assertEquals(new Set(pointers).size, 1000);
+  assertEquals([daemon.count("received"), daemon.count("sent")], before.map((count) => count + 1));
+  await Promise.all(pointers.map((pointer) => remote.free(pointer)));
+  assertEquals([daemon.count("received"), daemon.count("sent")], before.map((count) => count + 2));
+});
+
+Deno.test("Remote carries 100,000 calls at once", async () => {
+  await using daemon = await startDaemon();
+  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  const counter = await remote.malloc(8);
+  const olds = await Promise.all(
+    Array.from({ length: 100_000 }, () => remote.fetchAndAdd(counter, 1n)),
+  );
+  assertEquals(new Set(olds).size, 100_000);
+  assertEquals(await remote.fetchAndAdd(counter, 0n), 100_000n);
+});
+
+for (const protocol of PROTOCOLS) {
+  Deno.test(`Remote transfers what no datagram can hold in the ${protocol} protocol`, async () => {
+    await using daemon = await startDaemon();
+    const { server } = daemon;
+    await using remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+    const pointer = await remote.malloc(HEAP / 2);
+    const random = new Random(1);
+    const pattern = random.bytes(10_007);
+    // Around the data that one call carries, and much more.
+    for (const length of [61_415, 61_416, 61_417, 61_440, 61_441, 122_881, 65_507, 5_000_001]) {
+      const data = Uint8Array.from({ length }, (_, i) => pattern[i % pattern.length]!);
+      await remote.write(pointer + 3n, data);
+      const copy = await remote.read(pointer + 3n, length);
+      assert(
+        copy.every((byte, i) => byte === data[i]) && copy.length === length,
+        `${length} bytes`,
+      );
+    }
+  });
+}
+
+Deno.test("Remote begins no more pieces of a transfer when one has been refused", async () => {
+  await using daemon = await startDaemon();
+  await using remote = await Remote.connect({ server: daemon.server });
+  const end = BASE + BigInt(HEAP);
+  const writing = remote.write(end - 100_000n, new Uint8Array(HEAP / 2));
+  const error = await assertRejects(() => writing, RefusedError);
+  assertEquals(error.errno, "EFAULT");
+  const writes = daemon.requests("write");
+  assert(writes < 70, `${writes} of 137 pieces`);
+  // Nor is any under way any more: whoever frees the block now will not see it written to.
+  await remote.ping();
+  assertEquals(daemon.requests("write"), writes);
+});
+
+Deno.test("Remote loses no classic frees and writes, however many in a row", async () => {
+  await using daemon = await startDaemon();
+  const { server } = daemon;
+  await using remote = await Remote.connect({ server, protocol: "classic", timeout: PATIENCE_MS });
+  const pointers: bigint[] = [];
+  for (let i = 0; i < 2000; i++) pointers.push(await remote.malloc(64));
+  await Promise.all(pointers.map((pointer) => remote.write(pointer, new Uint8Array(64))));
+  await Promise.all(pointers.map((pointer) => remote.free(pointer)));
+  await remote.ping();
+  assertEquals([daemon.requests("write"), daemon.requests("free")], [2000, 2000]);
+  assertEquals(daemon.count("blocks"), 0);
+});
+
+/** The daemon of the paper, as far as its clients can see: it knows four words, and nothing of tags. */
+function classicOnly(): Answer {
+  const heap = new Uint8Array(4096);
+  let end = 0;
+  return async (request, from, daemon) => {
+    const view = new DataView(request.buffer, request.byteOffset, request.length);
+    const field = (i: number) => Number(view.getBigUint64(FIELD * i));
+    switch (view.getBigUint64(0)) {
+      case 0n:
+        await daemon.send(fields(BASE + BigInt(end)), from);
+        end += field(1);
+        break;
+      case 2n: {
+        const at = field(1) - Number(BASE);
+        await daemon.send(heap.subarray(at, at + field(2)), from);
+        break;
+      }
+      case 3n:
+        heap.set(request.subarray(3 * FIELD), field(1) - Number(BASE));
+        break;
+    }
+  };
+}
+
+Deno.test("Remote falls back to the classic protocol where hello is not answered", async () => {
+  await using daemon = new FakeDaemon(classicOnly());
+  const { server } = daemon;
+  await using remote = await Remote.connect({ server, timeout: 1000 });
+  assertEquals([remote.protocol, remote.hello], ["classic", undefined]);
+  const pointer = await remote.malloc(5);
+  await remote.write(pointer, bytesOf("hello"));
+  assertEquals(await remote.read(pointer, 4), bytesOf("hell"));
+  assertEquals(await remote.ping(), undefined);
+  await remote.free(pointer);
+  await assertRejects(() => remote.realloc(pointer, 10), RefusedError, "needs the tagged protocol");
+  await assertRejects(
+    () => Remote.connect({ server, protocol: "tagged", timeout: 50 }),
+    NoReplyError,
+  );
+});
+
+Deno.test("Remote.connect() does not take a late answer to hello for one to the classic read", async () => {
+  const late: [Uint8Array, Deno.NetAddr][] = [];
+  await using daemon = new FakeDaemon(async (request, from, daemon) => {
+    if (isHello(request)) return void late.push([request, from]);
+    for (const [request, from] of late) await daemon.send(replyTo(request), from);
+    await daemon.send("", from);
+  });
+  await using remote = await Remote.connect({ server: daemon.server, timeout: 1000 });
+  assertEquals(remote.protocol, "classic");
+});
+
+Deno.test("Remote never sends a classic malloc twice", async () => {
+  await using daemon = new FakeDaemon(SILENT);
+  await using remote = await Remote.connect({ server: daemon.server, protocol: "classic" });
+  await assertRejects(() => remote.malloc(77, { timeout: 300 }), NoReplyError);
+  assertEquals(daemon.requests.map((request) => request.toHex()), [fields(MALLOC, 77)]);
+});
+
+Deno.test("Remote does not take a late classic reply for the answer to a later call", async () => {
+  const late: Deno.NetAddr[] = [];
+  await using daemon = new FakeDaemon(async (_, from, daemon) => {
+    late.push(from);
+    if (late.length === 1) return;
+    await daemon.send(fields(0xbad), late[0]!);
+    await daemon.send(fields(0x600d), from);
+  });
+  await using remote = await Remote.connect({ server: daemon.server, protocol: "classic" });
+  await assertRejects(() => remote.malloc(1, { timeout: 20 }), NoReplyError);
+  assertEquals(await remote.malloc(1), 0x600dn);
+});
+
+for (const protocol of PROTOCOLS) {
+  Deno.test(`Remote ignores ${protocol} replies that others send`, async () => {
+    const stranger = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+    await using daemon = new FakeDaemon(async (request, from, daemon) => {
+      const reply = protocol === "tagged" ? replyTo(request) : FIVE_ONES;
+      await stranger.send(reply.with(reply.length - 1, 0xff), from);
+      await daemon.send(reply, from);
+    });
+    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    assertEquals(await remote.read(BASE, 5), FIVE_ONES);
+    stranger.close();
+  });
+}
+
+Deno.test("Remote ignores what is no answer to a tagged call", async () => {
+  const answer = tagged(async (request, from, daemon) => {
+    const [tag] = new Uint32Array(new Uint8Array(request.subarray(0, 4)).reverse().buffer);
+    const body = fields(0xbad);
+    const garbage = [
+      "",
+      "00",
+      "ff".repeat(100),
+      fields(0xbad),
+      request.toHex(),
+      head(tag! ^ 1, MALLOC, 0, 8) + body, // another tag
+      head(tag!, READ, 0, 8) + body, // another method
+      word(tag!, MALLOC, { flags: 0x01 }) + fields(8) + body, // not a reply
+      word(tag!, MALLOC, { flags: 0x80 }) + fields(8) + body, // not tagged
+      head(tag!, MALLOC, 0, 9) + body, // cut short
+      head(tag!, MALLOC, 0, 8).slice(0, -2),
+      word(tag!, MALLOC, { flags: 0x81 }) + fields(2n ** 64n - 16n) + body,
+      new Random(1).bytes(1000).toHex(),
+    ];
+    for (const datagram of garbage) await daemon.send(datagram, from);
+    // The answer may come after others in the same datagram.
+    await daemon.send(
+      head(tag! ^ 1, MALLOC, 12, 0) + head(tag!, MALLOC, 0, 8) + fields(BASE),
+      from,
+    );
+    await daemon.send(head(tag!, MALLOC, 0, 8) + body, from); // too late: it has been answered
+  });
+  await using daemon = new FakeDaemon(answer);
+  await using remote = await Remote.connect({ server: daemon.server });
+  assertEquals(await remote.malloc(5), BASE);
+  assertEquals(await remote.malloc(5), BASE);
+});
+
+Deno.test("Remote rejects when a reply has the wrong length or an errno that nobody knows", async () => {
+  await using daemon = new FakeDaemon(tagged(async (request, from, daemon) => {
+    const tag = new DataView(request.buffer, request.byteOffset).getUint32(0);
+    const isFirst = request.at(-1) === 1;
+    await daemon.send(
+      isFirst ? head(tag, MALLOC, 0, 4) + "00000000" : head(tag, MALLOC, 77, 0),
+      from,
+    );
+  }));
+  await using remote = await Remote.connect({ server: daemon.server });
+  await assertRejects(() => remote.malloc(1), RefusedError, "reply of a wrong length");
+  const error = await assertRejects(() => remote.malloc(2), RefusedError, "unknown error");
+  assertEquals(error.errno, "errno 77");
+});
+
+Deno.test("Remote sends a tagged call again, with the same tag, until it is answered", async () => {
+  const copies: string[] = [];
+  await using daemon = new FakeDaemon(tagged(async (request, from, daemon) => {
+    copies.push(request.toHex());
+    if (copies.length >= 3) await daemon.send(replyTo(request), from);
+  }));
+  await using remote = await Remote.connect({ server: daemon.server });
+  assertEquals(await remote.malloc(5), 0x0101010101010101n);
+  assertEquals(new Set(copies).size, 1);
+});
+
+Deno.test("Remote talks to a daemon over IPv6", async () => {
+  await using daemon = await startDaemon({ hostname: "::1" });
+  const { port } = parseServer(daemon.server)!;
+  for (const server of [daemon.server, `[0:0:0:0:0:0:0:1]:${port}`]) {
+    await using remote = await Remote.connect({ server });
+    assertEquals(remote.protocol, "tagged");
+    await remote.free(await remote.malloc(5));
+  }
+});
+
+Deno.test("Remote looks a host name up", async () => {
+  await using daemon = await startDaemon();
+  const server = daemon.server.replace("127.0.0.1", "localhost");
+  await using remote = await Remote.connect({ server });
+  assertEquals([remote.protocol, remote.server], ["tagged", server]);
+});
+
+Deno.test("parseServer() takes a host, a port or both", () => {
+  const cases: [string, string, number][] = [
+    ["127.0.0.1:9000", "127.0.0.1", 9000],
+    ["127.0.0.1", "127.0.0.1", 8081],
+    ["example.org:1", "example.org", 1],
+    ["example.org", "example.org", 8081],
+    ["[::1]:65535", "::1", 65535],
+    ["[fe80::1]", "fe80::1", 8081],
+    ["::1", "::1", 8081],
+  ];
+  for (const [text, hostname, port] of cases) {
+    assertEquals(parseServer(text), { hostname, port }, text);
+  }
+  const wrong = [
+    "",
+    ":8081",
+    "host:",
+    "host:0",
+    "host:65536",
+    "host:1x",
+    "[host]:1",
+    "a b",
+    "[::1",
+  ];
+  for (const text of wrong) assertEquals(parseServer(text), undefined, text);
+});
+
+Deno.test("openUdp() keeps its socket open when the peer is unreachable", async () => {
+  const transport = await openUdp(unreachable());
+  for (let i = 0; i < 3; i++) await transport.send(new Uint8Array(8));
+  await transport.close();
+  await transport.send(new Uint8Array(8)); // nowhere
+});

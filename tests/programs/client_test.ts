@@ -1,0 +1,603 @@
+/** mallocd-client as a process: its commands, its errors, its exit codes. */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { CLIENT_FLAGS, COMMANDS } from "../../lib/client/flags.ts";
+import { Random } from "../testing.ts";
+import {
+  CLIENT,
+  done,
+  failed,
+  FIRST,
+  Mallocd,
+  misused,
+  ROOT,
+  run,
+  Terminal,
+  whyNoTerminal,
+} from "./programs.ts";
+
+const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
+
+/** Nobody answers on port 9, discard, of this host; RFC 863 would not even allow it. */
+const NOBODY = "127.0.0.1:9";
+
+function client(line: string, env?: Record<string, string>) {
+  return run(CLIENT, line === "" ? [] : line.split(" "), {
+    env: { MALLOCD_SERVER: NOBODY, ...env },
+  });
+}
+
+Deno.test("mallocd-client --help shows every command and option", async () => {
+  const { code, stdout, stderr } = await client("--help");
+  assertEquals([code, stderr], [0, ""]);
+  const commands = [...stdout.matchAll(/^ {2}(\w+)/gm)].map(([, name]) => name);
+  assertEquals(commands, Object.keys(COMMANDS));
+  const flags = [...stdout.matchAll(/^ {2}--([\w-]+)/gm)].map(([, name]) => name);
+  assertEquals(flags, Object.keys(CLIENT_FLAGS));
+  assertEquals(await client("-h"), done(stdout));
+});
+
+Deno.test("mallocd-client COMMAND --help explains the command, without a daemon", async () => {
+  for (const [name, { words, example }] of Object.entries(COMMANDS)) {
+    const { code, stdout, stderr } = await client(`${name} --help`);
+    assertEquals([code, stderr], [0, ""]);
+    assertStringIncludes(stdout, `Usage: mallocd-client [OPTIONS] ${name} ${words}`.trim());
+    assertStringIncludes(stdout, `  $ ${example}\n`);
+  }
+});
+
+Deno.test("mallocd-client --version prints the version of deno.json", async () => {
+  assertEquals(await client("--version"), done(`mallocd-client ${config.version}\n`));
+});
+
+const COMMANDS_HINT = "mallocd-client --help lists them";
+const NUMBER_HINT = "use a 64-bit number, decimal or 0x hexadecimal";
+const SERVER_HINT = "use HOST:PORT, as 127.0.0.1:8081 or [::1]:8081";
+
+const MISUSES: [line: string, message: string, hint: string, env?: Record<string, string>][] = [
+  ["", "no command", COMMANDS_HINT],
+  ["mallok 5", 'unknown command "mallok"', COMMANDS_HINT],
+  ["toString", 'unknown command "toString"', COMMANDS_HINT],
+  ["malloc", "malloc: LEN is missing", "mallocd-client malloc LEN"],
+  ["read 16", "read: LEN is missing", "mallocd-client read PTR LEN"],
+  ["write", "write: PTR is missing", "mallocd-client write PTR LEN [DATA...]"],
+  ["free 16 32", 'free: "32" is one word too many', "mallocd-client free PTR"],
+  ["ping 16", 'ping: "16" is one word too many', "mallocd-client ping"],
+  ["shell 16", 'shell: "16" is one word too many', "mallocd-client shell"],
+  ["malloc five", 'LEN cannot be "five"', NUMBER_HINT],
+  ["malloc -1", 'LEN cannot be "-1"', NUMBER_HINT],
+  ["malloc 1.5", 'LEN cannot be "1.5"', NUMBER_HINT],
+  ["malloc 18446744073709551616", 'LEN cannot be "18446744073709551616"', NUMBER_HINT],
+  ["calloc x 1", 'N cannot be "x"', NUMBER_HINT],
+  ["calloc 1 x", 'SIZE cannot be "x"', NUMBER_HINT],
+  ["realloc 0x 1", 'PTR cannot be "0x"', NUMBER_HINT],
+  ["free c420000000", 'PTR cannot be "c420000000"', NUMBER_HINT],
+  ["cas 16 x 1", 'EXPECTED cannot be "x"', NUMBER_HINT],
+  ["cas 16 1 x", 'DESIRED cannot be "x"', NUMBER_HINT],
+  ["add 16 --1", "unknown option --1", "mallocd-client --help lists the options"],
+  ["add 16 -9223372036854775809", 'DELTA cannot be "-9223372036854775809"', NUMBER_HINT],
+  ["stress often", 'N cannot be "often"', NUMBER_HINT],
+  [
+    "read 16 4294967297",
+    "LEN cannot be 4294967297",
+    "use 4294967296 at most, the size of the largest heap",
+  ],
+  [
+    "write 16 3 hello",
+    "LEN is 3 but DATA is 5 bytes long",
+    "use 5, or - for as long as the data is",
+  ],
+  [
+    "write 16 9 hello",
+    "LEN is 9 but DATA is 5 bytes long",
+    "use 5, or - for as long as the data is",
+  ],
+  ["--server here:now malloc 5", '--server cannot be "here:now"', SERVER_HINT],
+  ["malloc 5", 'MALLOCD_SERVER cannot be ":"', SERVER_HINT, { MALLOCD_SERVER: ":" }],
+  ["--timeout 0 malloc 5", '--timeout cannot be "0"', "use a time as 500ms or 2s, 50s at most"],
+  ["--timeout 1h malloc 5", '--timeout cannot be "1h"', "use a time as 500ms or 2s, 50s at most"],
+  [
+    "malloc 5 --count 2",
+    "malloc takes no option --count",
+    "mallocd-client malloc --help lists those that it takes",
+  ],
+  ["ping --count none", '--count cannot be "none"', "use a whole number from 1 to 1000000"],
+  ["--hex=1 malloc 5", "--hex takes no value", "--hex, or leave it out"],
+];
+
+Deno.test("mallocd-client says what is wrong with its command line and what to do, exit code 2", async () => {
+  for (const [line, message, hint, env] of MISUSES) {
+    assertEquals(await client(line, env), misused(message, hint));
+  }
+});
+
+Deno.test("mallocd-client says that nobody answers, exit code 1", async () => {
+  const silence = (time: string, server = NOBODY) =>
+    failed(`no reply from ${server} within ${time}: is mallocd running there?`);
+  const outcomes = await Promise.all([
+    client("malloc 5"),
+    client("--classic malloc 5"),
+    client("--timeout 250ms info"),
+    client("--timeout 250ms --classic read 842350460928 5"),
+    client("--timeout 0.25 free 842350460928"),
+    client("--timeout 250ms write 842350460928 5 hello"),
+    client("--timeout 250ms shell"),
+    client("--server [::1]:9 --timeout 250ms stress"),
+  ]);
+  assertEquals(outcomes, [
+    ...[silence("1s"), silence("1s")],
+    ...[silence("250ms"), silence("250ms"), silence("250ms"), silence("250ms"), silence("250ms")],
+    silence("250ms", "[::1]:9"),
+  ]);
+});
+
+Deno.test("mallocd-client says that it cannot find the server, exit code 1", async () => {
+  const { code, stdout, stderr } = await client("--server nobody.invalid malloc 5");
+  assertEquals([code, stdout], [1, ""]);
+  assertMatch(stderr, /^mallocd-client: cannot find the host nobody\.invalid: .+\n$/);
+});
+
+for (const protocol of ["", "--classic "]) {
+  Deno.test(`mallocd-client ${protocol}plays the paper's session`, async () => {
+    await using daemon = await Mallocd.start();
+    assertEquals(await daemon.client(`${protocol}malloc 5`), done(`${FIRST}\n`));
+    assertEquals(await daemon.client(`${protocol}write ${FIRST} 5 hello`), done());
+    assertEquals(await daemon.client(`${protocol}read ${FIRST} 4`), done("hell"));
+    assertEquals(await daemon.client(`${protocol}free ${FIRST}`), done());
+    await daemon.settle();
+    const { blocks, silent, malloc, write, read, free } = (await daemon.stop()).totals;
+    assertEquals([blocks, silent], [undefined, undefined]);
+    assertEquals([malloc, write, read, free], ["1", "1", "1", "1"]);
+  });
+
+  Deno.test(`mallocd-client ${protocol}moves what is larger than a datagram`, async () => {
+    await using daemon = await Mallocd.start();
+    const seed = 7;
+    const input = new Random(seed).bytes(1_000_003);
+    assertEquals(await daemon.client(`${protocol}malloc ${input.length}`), done(`${FIRST}\n`));
+    assertEquals(await daemon.client(`${protocol}write ${FIRST} - `.trim(), { input }), done());
+    const back = await daemon.clientBytes(`${protocol}read ${FIRST} ${input.length}`);
+    assertEquals(back.length, input.length);
+    assert(back.every((byte, i) => byte === input[i]), `seed ${seed}`);
+  });
+
+  Deno.test(`mallocd-client ${protocol}reads exactly the bytes that were written`, async () => {
+    await using daemon = await Mallocd.start();
+    await daemon.client("malloc 256");
+    const input = Uint8Array.from({ length: 256 }, (_, i) => i);
+    assertEquals(await daemon.client(`${protocol}write ${FIRST} 256`, { input }), done());
+    assertEquals(await daemon.clientBytes(`${protocol}read ${FIRST} 256`), input);
+    assertEquals(await daemon.clientBytes(`${protocol}read ${FIRST} 0`), new Uint8Array());
+  });
+}
+
+Deno.test("mallocd-client tells what was refused and why, exit code 1", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB"]);
+  const refusals: [line: string, message: string][] = [
+    ["malloc 1048577", "malloc(1048577): out of memory"],
+    ["malloc 0xffffffffffffffff", "malloc(18446744073709551615): out of memory"],
+    ["calloc 0x100000000 0x100000000", "calloc(4294967296, 4294967296): out of memory"],
+    ["realloc 0 1048577", "realloc(0x0, 1048577): out of memory"],
+    ["realloc 842350460944 5", "realloc(0xc420000010, 5): invalid argument"],
+    ["free 842350460928", "free(0xc420000000): invalid argument"],
+    ["free 5", "free(0x5): bad address"],
+    ["read 0 5", "read(0x0, 5): bad address"],
+    ["read 842350460928 1048577", "read(0xc420000000, 1048577): bad address"],
+    ["write 842351509504 1 x", "write(0xc420100000, 1, data): bad address"],
+    ["dump 0x10 5", "read(0x10, 5): bad address"],
+    ["cas 842350460932 0 1", "cas(0xc420000004, 0, 1): invalid argument"],
+    ["add 0 1", "add(0x0, 1): bad address"],
+    ["--classic malloc 1048577", "malloc(1048577): out of memory"],
+    ["--classic read 0 5", "read(0x0, 5): refused"],
+    ["--classic realloc 0 5", "realloc(0x0, 5): needs the tagged protocol"],
+    ["--classic cas 842350460928 0 1", "cas(0xc420000000, 0, 1): needs the tagged protocol"],
+    ["--classic add 842350460928 1", "add(0xc420000000, 1): needs the tagged protocol"],
+  ];
+  for (const [line, message] of refusals) {
+    assertEquals(await daemon.client(line), failed(message));
+  }
+});
+
+Deno.test("mallocd-client --classic cannot know what became of free and write", async () => {
+  await using daemon = await Mallocd.start();
+  assertEquals(await daemon.client("--classic free 5"), done());
+  assertEquals(await daemon.client("--classic write 5 5 hello"), done());
+  assertEquals(await client("--classic free 5"), done());
+  await daemon.settle();
+  assertEquals((await daemon.stop()).totals["silent"], "2");
+});
+
+Deno.test("mallocd-client write takes words or standard input, as long as LEN says", async () => {
+  await using daemon = await Mallocd.start();
+  await daemon.client("malloc 64");
+  const pointer = `${FIRST}`;
+  const cases: [words: string[], written: string, input?: string][] = [
+    [["5", "hello"], "hello"],
+    [["12", "with", "love,", "C"], "with love, C"],
+    [["-", "two  blanks", "kept"], "two  blanks kept"],
+    [["2", "é"], "é"],
+    [["-", "--", "-n", "--hex"], "-n --hex"],
+    [["-", "-1"], "-1"],
+    [["5"], "hello", "hello"],
+    [["-"], "a line\n", "a line\n"],
+    [["0"], "", ""],
+    [["-"], "", ""],
+  ];
+  for (const [words, written, input] of cases) {
+    const options = input === undefined ? {} : { input };
+    assertEquals(await daemon.client(["write", pointer, ...words], options), done());
+    const { length } = new TextEncoder().encode(written);
+    assertEquals(await daemon.client(`read ${pointer} ${length}`), done(written));
+  }
+  for (const [wanted, input] of [[3, "hello"], [9, "hello"], [1, ""]] as const) {
+    assertEquals(
+      await daemon.client(`write ${pointer} ${wanted}`, { input }),
+      misused(
+        `LEN is ${wanted} but DATA is ${input.length} bytes long`,
+        `use ${input.length}, or - for as long as the data is`,
+      ),
+    );
+  }
+});
+
+Deno.test("mallocd-client calloc and realloc give zeroed bytes and keep what was there", async () => {
+  await using daemon = await Mallocd.start();
+  assertEquals(await daemon.client("calloc 4 8"), done(`${FIRST}\n`));
+  await daemon.client(`write ${FIRST} 5 hello`);
+  assertEquals(await daemon.client(`realloc ${FIRST} 64`), done(`${FIRST}\n`)); // there was room
+  assertEquals(await daemon.client("malloc 1"), done(`${FIRST + 64}\n`));
+  assertEquals(await daemon.client(`realloc ${FIRST} 65`), done(`${FIRST + 128}\n`));
+  assertEquals(await daemon.client(`read ${FIRST + 128} 8`), done("hello\0\0\0"));
+  assertEquals(await daemon.client(`realloc ${FIRST + 128} 0`), done("0\n"));
+  assertEquals(await daemon.client("realloc 0 64"), done(`${FIRST}\n`));
+  assertEquals(await daemon.client(`read ${FIRST} 8`), done("\0".repeat(8)));
+});
+
+Deno.test("mallocd-client cas and add print the old value, modulo 2^64", async () => {
+  await using daemon = await Mallocd.start();
+  await daemon.client("malloc 8");
+  const steps: [line: string, old: string][] = [
+    [`add ${FIRST} -1`, "0"],
+    [`add ${FIRST} 2`, "18446744073709551615"],
+    [`cas ${FIRST} 5 6`, "1"],
+    [`cas ${FIRST} 1 -9223372036854775808`, "1"],
+    [`cas ${FIRST} -9223372036854775808 0xffffffffffffffff`, "9223372036854775808"],
+    [`add 0xc420000000 0x2`, "18446744073709551615"],
+    [`add ${FIRST} -0`, "1"],
+  ];
+  for (const [line, old] of steps) assertEquals(await daemon.client(line), done(`${old}\n`));
+  assertEquals(await daemon.client(`read ${FIRST} 8`), done("\0\0\0\0\0\0\0\x01"));
+});
+
+Deno.test("mallocd-client --hex prints pointers in hexadecimal", async () => {
+  await using daemon = await Mallocd.start();
+  assertEquals(await daemon.client("--hex malloc 5"), done("0xc420000000\n"));
+  assertEquals(await daemon.client("calloc 1 1 --hex"), done("0xc420000010\n"));
+  const env = { MALLOCD_HEX: "1" };
+  assertEquals(await daemon.client("realloc 0xc420000000 20", { env }), done("0xc420000020\n"));
+  assertStringIncludes((await daemon.client("--hex info")).stdout, "base: 0xc420000000\n");
+});
+
+Deno.test("mallocd-client info prints what the daemon tells", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1.5GiB"]);
+  const { stdout, ...outcome } = await daemon.client("info");
+  assertEquals(
+    { ...outcome, stdout: stdout.replace(/0x[0-9a-f]{16}/, "EPOCH") },
+    done(
+      `server: ${daemon.server}\nprotocol: tagged 1\nepoch: EPOCH\nbase: ${FIRST}\n` +
+        "size: 1610612736 (1.5GiB)\nlargest datagram: 65507\n",
+    ),
+  );
+  assertEquals((await daemon.client("info")).stdout, stdout);
+  assertEquals(
+    await daemon.client("--classic info"),
+    done(`server: ${daemon.server}\nprotocol: classic\n`),
+  );
+});
+
+Deno.test("mallocd-client --verbose says which protocol is spoken, and why", async () => {
+  await using daemon = await Mallocd.start();
+  const said = async (line: string) => {
+    const { code, stdout, stderr } = await daemon.client(line);
+    assertEquals([code, stdout], [0, `${FIRST}\n`]);
+    await daemon.client(`free ${FIRST}`);
+    return stderr;
+  };
+  const prefix = `mallocd-client: ${daemon.server} speaks the`;
+  assertEquals(
+    await said("--verbose malloc 5"),
+    `${prefix} tagged protocol (hello was answered)\n`,
+  );
+  assertEquals(
+    await said("--verbose --classic malloc 5"),
+    `${prefix} classic protocol (as asked)\n`,
+  );
+});
+
+Deno.test("mallocd-client --server beats MALLOCD_SERVER, and may be a name or IPv6", async () => {
+  await using daemon = await Mallocd.start();
+  const env = { MALLOCD_SERVER: NOBODY };
+  assertEquals(
+    await daemon.client(`--server localhost:${daemon.port} malloc 5`, { env }),
+    done(`${FIRST}\n`),
+  );
+  await using v6 = await Mallocd.start(["--host", "::1"]);
+  assertMatch(v6.server, /^\[::1\]:\d+$/);
+  assertEquals(await v6.client("malloc 5"), done(`${FIRST}\n`));
+});
+
+Deno.test("mallocd-client ping prints each round trip and a summary", async () => {
+  await using daemon = await Mallocd.start();
+  for (const protocol of ["", "--classic "]) {
+    const { code, stdout, stderr } = await daemon.client(
+      `${protocol}ping --count 2 --interval 1ms`,
+    );
+    assertEquals([code, stderr], [0, ""]);
+    const reply = (i: number) => `reply from ${daemon.server}: seq=${i} time=N ms\n`;
+    assertEquals(
+      stdout.replaceAll(/\d+\.\d{3}/g, "N"),
+      `${reply(1)}${reply(2)}2 sent, 2 received, 0 lost; min/avg/max N/N/N ms\n`,
+    );
+  }
+});
+
+Deno.test("mallocd-client looks at the variables of options that the command takes, only", async () => {
+  await using daemon = await Mallocd.start();
+  const env = { MALLOCD_SIZE: "bogus", MALLOCD_COUNT: "1" };
+  assertEquals(await daemon.client("malloc 5", { env }), done(`${FIRST}\n`));
+  assertMatch((await daemon.client("ping", { env })).stdout, /^1 sent, 1 received/m);
+  assertEquals(
+    await daemon.client("bench", { env }),
+    misused('MALLOCD_SIZE cannot be "bogus"', "use bytes, as 64, 16-1024 or log:16-1024"),
+  );
+});
+
+Deno.test("mallocd-client bench says what to do when there are more clients than sockets", async () => {
+  await using daemon = await Mallocd.start();
+  const line = "ulimit -n 64; exec mallocd-client bench --clients 200";
+  const { code, stdout, stderr } = await run("sh", ["-c", line], { env: daemon.env });
+  assertEquals([code, stdout], [2, ""]);
+  const { stderr: expected } = misused(
+    "bench: this process may not open 200 sockets, one for each client",
+    "use fewer --clients, or raise the limit, ulimit -n",
+  );
+  assert(stderr.endsWith(expected), stderr);
+});
+
+Deno.test("mallocd-client ping counts what is lost, exit code 1 if that is all", async () => {
+  const { code, stdout, stderr } = await client("--classic --timeout 20ms ping --count 2");
+  assertEquals([code, stdout], [1, "2 sent, 0 received, 2 lost\n"]);
+  const line = "no reply from 127.0.0.1:9 within 20ms: is mallocd running there?\n";
+  assertEquals(stderr, line + line);
+});
+
+const STRESS =
+  /^(\d+) operations in \d+\.\d\d s, \d+\/s, 0 lost, 0 wrong, round trip p50 \d+ us, p99 \d+ us\n$/;
+
+Deno.test("mallocd-client stress leaves nothing behind, and shows no progress to a pipe", async () => {
+  await using daemon = await Mallocd.start();
+  for (const protocol of ["", "--classic "]) {
+    const { code, stdout, stderr } = await daemon.client(`${protocol}stress 3000`);
+    assertEquals([code, stderr], [0, ""]);
+    assertEquals(STRESS.exec(stdout)?.[1], "12000", stdout);
+  }
+  await daemon.settle();
+  const { blocks, malloc, free } = (await daemon.stop()).totals;
+  assertEquals([blocks, malloc, free], [undefined, "6000", "6000"]);
+});
+
+Deno.test("mallocd-client bench prints what it found as JSON", async () => {
+  await using daemon = await Mallocd.start();
+  const { code, stdout } = await daemon.client("bench --seconds 200ms --json");
+  const { requests, lost, wrong } = JSON.parse(stdout);
+  assertEquals([code, lost, wrong], [0, 0, 0]);
+  assert(requests > 0);
+});
+
+Deno.test("mallocd-client ends in silence when nobody reads its output any more", async () => {
+  await using daemon = await Mallocd.start();
+  await daemon.client("malloc 1000000");
+  const line = `mallocd-client read ${FIRST} 1000000 | head -c 1`;
+  const outcome = await run("sh", ["-c", line], { env: daemon.env });
+  assertEquals(outcome, done("\0"));
+});
+
+/** Empty, or why there is nothing to compare a dump with. */
+async function whyNoHexdump(): Promise<string> {
+  try {
+    await run("hexdump", ["-C"]);
+    return "";
+  } catch (error) {
+    return ` (no hexdump: ${(error as Error).name})`;
+  }
+}
+
+const noHexdump = await whyNoHexdump();
+
+Deno.test({
+  name: `mallocd-client dump prints what hexdump -C does, with addresses of 64 bits${noHexdump}`,
+  ignore: noHexdump !== "",
+  async fn() {
+    await using daemon = await Mallocd.start();
+    await daemon.client("malloc 1024");
+    const seed = 3;
+    const random = new Random(seed);
+    const repeats = new Uint8Array(500).fill(0x61, 100, 300);
+    for (const input of [random.bytes(256), repeats, repeats.slice(0, 48), random.bytes(1)]) {
+      assertEquals(await daemon.client(`write ${FIRST} -`, { input }), done());
+      const dump = await daemon.client(`dump ${FIRST} ${input.length}`);
+      const hexdump = await run("hexdump", ["-C"], { input });
+      const short = dump.stdout.replaceAll(/^000000c42(?=0)/gm, "0");
+      assertEquals({ ...dump, stdout: short }, hexdump, `seed ${seed}`);
+    }
+    const { stdout } = await daemon.client("dump 0xc420000001 1");
+    assertMatch(stdout, /^000000c420000001 .*\n000000c420000002\n$/);
+  },
+});
+
+Deno.test("mallocd-client shell runs lines from a pipe, with variables, quotes and comments", async () => {
+  await using daemon = await Mallocd.start();
+  const input = `# a comment
+
+p = malloc 64
+  write $p - "two  blanks" '$p' "$p" \\ "a \\"quote\\""
+read $p 43
+n = calloc 1 8
+add $n -1
+x = add $n 2
+write $p - $x
+read $p 20
+greeting = hello there
+vars
+help
+exit
+read 0 1
+`;
+  const { code, stdout, stderr } = await daemon.client("shell", { input });
+  const read = `two  blanks $p ${FIRST} \\ a "quote"`;
+  assertEquals(stdout, `${read.padEnd(43, "\0")}0\n18446744073709551615`);
+  const lines = stderr.split("\n");
+  assertEquals(lines.slice(0, 2), [`p = ${FIRST}`, `n = ${FIRST + 64}`]);
+  const vars = ["x = 18446744073709551615", "greeting = hello there"];
+  assertEquals(lines.slice(2, 4), vars);
+  assertEquals(lines.slice(4, 8), [...lines.slice(0, 2), ...vars]);
+  for (const name of Object.keys(COMMANDS)) {
+    if (name !== "shell") assertMatch(stderr, new RegExp(`^ {2}${name} `, "m"));
+  }
+  assertEquals(code, 0);
+});
+
+Deno.test("mallocd-client shell goes on after an error in a pipe, exit code 1 at the end", async () => {
+  await using daemon = await Mallocd.start();
+  const input = [
+    "mallok 5",
+    "malloc",
+    "shell",
+    'malloc "5',
+    "free $p",
+    "free 5",
+    "write 842350460928",
+    "malloc 5",
+  ].join("\n");
+  const { code, stdout, stderr } = await daemon.client("shell", { input });
+  assertEquals([code, stdout], [1, `${FIRST}\n`]);
+  assertEquals(stderr.split("\n"), [
+    'unknown command "mallok"',
+    "Try: help lists the commands",
+    "malloc: LEN is missing",
+    "Try: mallocd-client malloc LEN",
+    'unknown command "shell"',
+    "Try: help lists the commands",
+    'no closing "',
+    "Try: close the quote",
+    "$p is not set",
+    "Try: p = malloc 64",
+    "free(0x5): bad address",
+    "write: LEN is missing",
+    "Try: mallocd-client write PTR LEN [DATA...]",
+    "",
+  ]);
+});
+
+const noTerminal = await whyNoTerminal();
+
+function testOnTerminal(name: string, fn: (daemon: Mallocd) => Promise<void>): void {
+  Deno.test({
+    name: `mallocd-client ${name}${noTerminal}`,
+    ignore: noTerminal !== "",
+    async fn() {
+      await using daemon = await Mallocd.start();
+      await fn(daemon);
+    },
+  });
+}
+
+function onTerminal(daemon: Mallocd, line: string): Terminal {
+  return new Terminal(`mallocd-client ${line}`, daemon.env);
+}
+
+testOnTerminal("read ends the line on a terminal", async (daemon) => {
+  await daemon.client("malloc 5");
+  await daemon.client(`write ${FIRST} 5 hello`);
+  await using terminal = onTerminal(daemon, `read ${FIRST} 5`);
+  assertEquals(await terminal.end(), { code: 0, shown: "hello\r\n" });
+});
+
+testOnTerminal("stress shows its progress on a terminal, and ends at Ctrl-C", async (daemon) => {
+  await using terminal = onTerminal(daemon, "stress 100000000");
+  assertMatch(await terminal.until("/100000000"), /\[#*\.+\] \d+\/100000000/);
+  await terminal.type("\x03");
+  const { code, shown } = await terminal.end();
+  assertMatch(shown.split("\x1b[K").at(-1)!.replace("\r\n", "\n").replace("^C", ""), STRESS);
+  assertEquals(code, 0);
+});
+
+testOnTerminal("ping ends with its summary at Ctrl-C", async (daemon) => {
+  await using terminal = onTerminal(daemon, "ping --count 1000 --interval 10s");
+  await terminal.until("seq=1");
+  await terminal.type("\x03");
+  const { code, shown } = await terminal.end();
+  assertMatch(shown, /1 sent, 1 received, 0 lost; min\/avg\/max [\d./]+ ms\r\n$/);
+  assertEquals(code, 0);
+});
+
+testOnTerminal(
+  "shell ends a command at Ctrl-C, and clears the line at the prompt",
+  async (daemon) => {
+    await using terminal = onTerminal(daemon, "shell");
+    const prompt = `${daemon.server}> `;
+    await terminal.until(prompt);
+    await terminal.type("p = malloc 64\r");
+    await terminal.until(`p = ${FIRST}\r\n`);
+    await terminal.until(prompt);
+    await terminal.type("stress 100000000\r");
+    await terminal.until("/100000000");
+    await terminal.type("\x03");
+    await terminal.until("0 lost, 0 wrong");
+    await terminal.until(prompt);
+    await terminal.type("bench\r");
+    await terminal.until("requests/s");
+    await terminal.type("\x03");
+    await terminal.until("0 lost, 0 wrong");
+    await terminal.until(prompt);
+    await terminal.type("ping\r"); // five times, unless it is ended
+    await terminal.until("seq=1");
+    await terminal.type("\x03");
+    assertMatch(await terminal.until(" lost"), /\b([1-4]) sent, \1 received, 0 lost$/);
+    await terminal.until(prompt);
+    await terminal.type("mallok");
+    await terminal.until("mallok");
+    await terminal.type("\x03read $p 4\r");
+    await terminal.until("\0\0\0\0\r\n");
+    await terminal.until(prompt);
+    await terminal.type("\x04");
+    assertEquals((await terminal.end()).code, 0);
+  },
+);
+
+testOnTerminal("shell edits lines, completes commands and has a history", async (daemon) => {
+  await using terminal = onTerminal(daemon, "shell");
+  const prompt = `${daemon.server}> `;
+  await terminal.until(prompt);
+  await terminal.type("p = mal");
+  await terminal.until("mal");
+  await terminal.type("\t");
+  await terminal.until("loc");
+  await terminal.type(" 65\x7f4\r");
+  assertStringIncludes(await terminal.until(`p = ${FIRST}\r\n`), "malloc");
+  await terminal.until(prompt);
+  await terminal.type('write $p "hello  there"\r');
+  await terminal.until(prompt);
+  await terminal.type("read $p 12\r");
+  await terminal.until("hello  there\r\n");
+  await terminal.until(prompt);
+  await terminal.type("\x1b[A\r");
+  await terminal.until("hello  there\r\n");
+  await terminal.until(prompt);
+  await terminal.type("free 5\r");
+  await terminal.until("free(0x5): bad address\r\n");
+  await terminal.until(prompt);
+  await terminal.type("\x04");
+  assertEquals((await terminal.end()).code, 0);
+  assertEquals((await daemon.stop()).totals["bytes"], "64");
+});

@@ -1,0 +1,330 @@
+/** mallocd as a process: its command line, what it says, signals, and whom it answers. */
+
+import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { DAEMON_FLAGS } from "../../lib/daemon/flags.ts";
+import { LIBC_PATHS } from "../../lib/system/libc.ts";
+import { fields, head, Random, word } from "../testing.ts";
+import {
+  DIST,
+  done,
+  failed,
+  FIRST,
+  MALLOCD,
+  Mallocd,
+  misused,
+  type Outcome,
+  Peer,
+  ROOT,
+  run,
+} from "./programs.ts";
+
+const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
+
+/** Runs a daemon that ends by itself. */
+function mallocd(line: string, env: Record<string, string> = {}): Promise<Outcome> {
+  return run(MALLOCD, line === "" ? [] : line.split(" "), { env });
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(() => true, () => false);
+}
+
+/** The engines that must serve here. The daemon is not asked, for it may have lost one. */
+async function findEngines(): Promise<string[]> {
+  const made = await Deno.readTextFile(`${DIST}.engine`);
+  const found = await Promise.all(LIBC_PATHS.map(exists));
+  return Deno.build.os === "linux" && found.includes(true) && made.trim() !== "datagram"
+    ? ["datagram", "syscall"]
+    : ["datagram"];
+}
+
+const engines = await findEngines();
+
+Deno.test("mallocd --help shows every option", async () => {
+  const { code, stdout, stderr } = await mallocd("--help");
+  assertEquals([code, stderr], [0, ""]);
+  assertMatch(stdout, /^mallocd: .*\n\nUsage: mallocd \[OPTIONS\]\n/);
+  const shown = [...stdout.matchAll(/^ {2}--([\w-]+)/gm)].map(([, name]) => name);
+  assertEquals(shown, Object.keys(DAEMON_FLAGS));
+  assertEquals(await mallocd("-h"), done(stdout));
+});
+
+Deno.test("mallocd --version prints the version of deno.json", async () => {
+  assertEquals(await mallocd("--version"), done(`mallocd ${config.version}\n`));
+});
+
+const EXPOSED = "can be reached from other hosts, and there is no authentication";
+const ADMIT =
+  "add --allow CIDR[,CIDR] to answer only those networks, or --anyone to answer everybody";
+const LISTS = "mallocd --help lists the options";
+
+const MISUSES: [line: string, message: string, hint: string, env?: Record<string, string>][] = [
+  ["--port 65536", '--port cannot be "65536"', "use a whole number from 0 to 65535"],
+  ["--port -1", '--port cannot be "-1"', "use a whole number from 0 to 65535"],
+  ["--port", "--port needs one value", "--port PORT"],
+  ["--memory lots", '--memory cannot be "lots"', "use bytes, or a number with KiB, MiB or GiB"],
+  ["--memory 5GiB", '--memory cannot be "5GiB"', "use 4KiB to 4GiB, a multiple of 16 bytes"],
+  ["--memory 4100", '--memory cannot be "4100"', "use 4KiB to 4GiB, a multiple of 16 bytes"],
+  ["--engine steam", '--engine cannot be "steam"', "use one of auto, datagram, syscall"],
+  [
+    "--allow 127.0.0.1,10.0.0.0/33",
+    '--allow cannot be "127.0.0.1,10.0.0.0/33"',
+    "use networks as 192.168.0.0/24,fd00::/8 (10.0.0.0/33 is none)",
+  ],
+  ["--replay-cache 0", '--replay-cache cannot be "0"', "use a whole number from 1 to 16777216"],
+  ["--anyone=0", "--anyone takes no value", "--anyone, or leave it out"],
+  ["--prot 1", "unknown option --prot", LISTS],
+  ["-x", "unknown option -x", LISTS],
+  ["start", 'unexpected word "start"', "mallocd --help"],
+  ["--host 0.0.0.0", `--host 0.0.0.0 ${EXPOSED}`, ADMIT],
+  ["--host ::", `--host :: ${EXPOSED}`, ADMIT],
+  ["", `--host 0.0.0.0 ${EXPOSED}`, ADMIT, { MALLOCD_HOST: "0.0.0.0" }],
+  ["", 'MALLOCD_PORT cannot be "any"', "use a whole number from 0 to 65535", {
+    MALLOCD_PORT: "any",
+  }],
+  ["--port 0", 'MALLOCD_STRICT cannot be "maybe"', "use 1 or 0", { MALLOCD_STRICT: "maybe" }],
+  ["--port x", '--port cannot be "x"', "use a whole number from 0 to 65535", {
+    MALLOCD_QUIET: "1",
+  }],
+];
+
+Deno.test("mallocd says what is wrong with its command line and what to do, exit code 2", async () => {
+  for (const [line, message, hint, env] of MISUSES) {
+    assertEquals(await mallocd(line, env), misused(message, hint, "mallocd"));
+  }
+});
+
+for (const engine of engines) {
+  Deno.test(`mallocd --engine ${engine} is ready, answers, and ends with its totals`, async () => {
+    await using daemon = await Mallocd.start(["--engine", engine, "--memory", "64MiB"]);
+    const { receive_buffer, address, ...ready } = daemon.ready;
+    assertMatch(address!, /^127\.0\.0\.1:[1-9]\d*$/);
+    assertEquals(receive_buffer !== undefined, engine === "syscall");
+    assertEquals(ready, { msg: "ready", version: config.version, memory: "64MiB", engine });
+    assertEquals(await daemon.client("malloc 5"), done(`${FIRST}\n`));
+    const { code, stdout, totals } = await daemon.stop();
+    assertEquals([code, stdout], [0, ""]);
+    assertEquals(totals, {
+      msg: "stopped",
+      signal: "SIGTERM",
+      received: "2",
+      sent: "2",
+      blocks: "1",
+      bytes: "16",
+      highWater: "16",
+      malloc: "1",
+      hello: "1",
+    });
+  });
+
+  Deno.test(`mallocd --engine ${engine} ends in order as soon as it is ready`, async () => {
+    for (let i = 0; i < 5; i++) {
+      await using daemon = await Mallocd.start(["--engine", engine]);
+      const { code, totals } = await daemon.stop("SIGINT");
+      assertEquals([code, totals], [0, { msg: "stopped", signal: "SIGINT" }]);
+    }
+  });
+
+  Deno.test(`mallocd --engine ${engine} names the port that is in use, exit code 1`, async () => {
+    await using daemon = await Mallocd.start();
+    const outcome = await mallocd(`--engine ${engine} --port ${daemon.port}`);
+    const hint = "Try: stop what listens there, or take another --port, 0 for any free one";
+    assertEquals(outcome, failed(`${daemon.server} is already in use\n${hint}`, "mallocd"));
+  });
+
+  Deno.test(`mallocd --engine ${engine} answers only what --allow names`, async () => {
+    const host = ["--engine", engine, "--host", "0.0.0.0", "--allow"];
+    await using near = await Mallocd.start([...host, "127.0.0.0/8,::1"]);
+    const env = { MALLOCD_SERVER: `127.0.0.1:${near.port}` };
+    assertEquals(await near.client("malloc 5", { env }), done(`${FIRST}\n`));
+    assertEquals((await near.stop()).totals["dropped"], undefined);
+
+    await using far = await Mallocd.start([...host, "10.0.0.0/8"]);
+    {
+      using peer = new Peer(far);
+      for (let i = 0; i < 10; i++) await peer.send(fields(0, 5));
+    }
+    const { code } = await far.client(`--timeout 200ms --server 127.0.0.1:${far.port} malloc 5`);
+    assertEquals(code, 1);
+    const { received, dropped, sent, malloc } = (await far.stop()).totals;
+    assert(Number(dropped) > 10);
+    assertEquals([received, sent, malloc], [dropped, undefined, undefined]);
+  });
+
+  Deno.test({
+    name: `mallocd --engine ${engine} drops what comes from its own port number`,
+    ignore: Deno.build.os !== "linux", // elsewhere 127.0.0.1 is the only loopback address
+    async fn() {
+      await using daemon = await Mallocd.start(["--engine", engine]);
+      using twin = new Peer(daemon, { hostname: "127.0.0.2", port: daemon.port });
+      using peer = new Peer(daemon);
+      await twin.send(fields(0, 5));
+      assertEquals(await peer.ask(fields(0, 5)), fields(FIRST));
+      const { received, dropped, sent, malloc } = (await daemon.stop()).totals;
+      assertEquals([received, dropped, sent, malloc], ["2", "1", "1", "1"]);
+    },
+  });
+
+  Deno.test(`mallocd --engine ${engine} --strict admits only what is inside one block`, async () => {
+    await using daemon = await Mallocd.start(["--engine", engine, "--strict"]);
+    assertEquals(await daemon.client("malloc 16"), done(`${FIRST}\n`));
+    assertEquals(await daemon.client(`write ${FIRST} 16 0123456789abcdef`), done());
+    assertEquals(
+      await daemon.client(`read ${FIRST} 17`),
+      failed("read(0xc420000000, 17): not inside one live allocation"),
+    );
+    assertEquals(await daemon.client(`--classic write ${FIRST + 16} 1 x`), done());
+    await daemon.settle();
+    const { totals } = await daemon.stop();
+    assertEquals([totals["silent"], totals["refused.outsideLiveBlock"]], ["1", "2"]);
+  });
+
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    Deno.test(`mallocd --engine ${engine} ends under load at ${signal}, exit code 0`, async () => {
+      await using daemon = await Mallocd.start(["--engine", engine]);
+      let ended = false;
+      const flood = async () => {
+        using peer = new Peer(daemon);
+        const pointer = await peer.ask(fields(0, 1000));
+        while (!ended) {
+          await peer.send(fields(2) + pointer + fields(1000));
+          await peer.send(fields(1, 1));
+        }
+      };
+      const floods = [flood(), flood(), flood()];
+      await daemon.client("ping --count 3 --interval 50ms");
+      const { code, totals } = await daemon.stop(signal);
+      ended = true;
+      await Promise.all(floods);
+      assertEquals([code, totals["signal"], totals["blocks"]], [0, signal, "3"]);
+      assert(Number(totals["received"]) > 100);
+    });
+  }
+
+  Deno.test(`mallocd --engine ${engine} serves the original's clients without a wrong byte`, async () => {
+    await using daemon = await Mallocd.start(["--engine", engine, "--memory", "64KiB"]);
+    const ROUNDS = 5000;
+    const random = new Random(1);
+    {
+      using peer = new Peer(daemon);
+      for (let round = 0; round < ROUNDS; round++) {
+        const pointer = await peer.ask(fields(0, 20));
+        const data = random.bytes(5).toHex();
+        await peer.send(fields(3) + pointer + fields(5) + data);
+        const back = await peer.ask(fields(2) + pointer + fields(5));
+        await peer.send(fields(1) + pointer);
+        assertEquals([pointer, back], [fields(FIRST), data], `round ${round}`);
+      }
+      await peer.ask(fields(2, 0, 0)); // the last free has been served when this is answered
+    }
+    const { totals } = await daemon.stop();
+    const { malloc, free, read, write, blocks } = totals;
+    assertEquals([malloc, free, write].map(Number), [ROUNDS, ROUNDS, ROUNDS]);
+    assertEquals([Number(read), blocks], [ROUNDS + 1, undefined]);
+  });
+
+  Deno.test({
+    name: `mallocd --engine ${engine}, idle, is as small with 4GiB as with 64MiB`,
+    ignore: Deno.build.os !== "linux", // for want of /proc
+    async fn() {
+      const resident = async (memory: string) => {
+        await using daemon = await Mallocd.start(["--engine", engine, "--memory", memory]);
+        const { stdout } = await run("grep", ["VmRSS", `/proc/${daemon.pid}/status`]);
+        return Number(/\d+/.exec(stdout)?.[0]);
+      };
+      const [small, large] = [await resident("64MiB"), await resident("4GiB")];
+      assert(small > 0 && large - small < 20 * 1024, `${large} KiB with 4GiB, ${small} with 64MiB`);
+    },
+  });
+}
+
+Deno.test("mallocd --engine auto takes the fastest engine, or says why not", async () => {
+  await using fast = await Mallocd.start();
+  assertEquals(fast.ready["engine"], engines.at(-1));
+  assertEquals(fast.ready["reason"] === undefined, engines.includes("syscall"));
+  await using local = await Mallocd.start(["--host", "localhost"]);
+  assertEquals(local.ready["engine"], engines.at(-1));
+});
+
+Deno.test("mallocd --engine syscall says why it cannot be had, exit code 1", async () => {
+  const { code, stderr } = await mallocd("--engine syscall --host localhost. --anyone --port 0");
+  assertEquals(code, 1);
+  assertMatch(stderr, /^mallocd: --engine syscall cannot be had: .*\nTry: --engine datagram\n$/);
+});
+
+Deno.test("mallocd names an address that it cannot listen on, exit code 1", async () => {
+  const message = (address: string) => failed(`${address}\nTry: another --host`, "mallocd");
+  for (const engine of engines) {
+    assertEquals(
+      await mallocd(`--engine ${engine} --host 192.0.2.1 --anyone --port 8081`),
+      message("192.0.2.1:8081 is not an address of this host"),
+    );
+  }
+  const { code, stderr } = await mallocd("--host nobody.invalid --anyone");
+  assertEquals(code, 1);
+  assertMatch(
+    stderr,
+    /^mallocd: nobody\.invalid:8081 cannot be listened on: .*\nTry: another --host/,
+  );
+});
+
+Deno.test("mallocd prefers flag to variable to default", async () => {
+  const env = { MALLOCD_MEMORY: "64MiB", MALLOCD_ENGINE: "datagram", MALLOCD_VERSION: "1.0" };
+  const memories: string[] = [];
+  for (const [args, variables] of [[["--memory", "32MiB"], env], [[], env], [[], {}]] as const) {
+    await using daemon = await Mallocd.start([...args], { env: variables });
+    memories.push(daemon.ready["memory"]!);
+    if (variables === env) assertEquals(daemon.ready["engine"], "datagram");
+  }
+  assertEquals(memories, ["32MiB", "64MiB", "1GiB"]);
+});
+
+Deno.test("mallocd takes its port from MALLOCD_PORT, and 0 for any free one", async () => {
+  await using first = await Mallocd.from(MALLOCD, [], { env: { MALLOCD_PORT: "0" } });
+  await first.stop();
+  const env = { MALLOCD_PORT: `${first.port}` };
+  await using second = await Mallocd.from(MALLOCD, [], { env });
+  assertEquals(second.port, first.port);
+  assertNotEquals(second.port, 0);
+});
+
+Deno.test("mallocd --quiet says nothing but errors", async () => {
+  await using first = await Mallocd.start();
+  const port = `${first.port}`;
+  assertEquals((await mallocd(`--quiet --port ${port}`)).code, 1);
+  await first.stop();
+  const ping = `mallocd-client --server 127.0.0.1:${port} --timeout 10s ping --count 1`;
+  const script = `mallocd --quiet --port ${port} & ${ping} >/dev/null; kill $!; wait $!`;
+  assertEquals(await run("sh", ["-c", script]), done());
+});
+
+Deno.test("mallocd --replay-cache N answers the last N requests again", async () => {
+  await using daemon = await Mallocd.start(["--replay-cache", "2"]);
+  using peer = new Peer(daemon);
+  const malloc = (tag: number) => peer.ask(word(tag, 0) + fields(16));
+  const reply = (tag: number, block: number) => head(tag, 0, 0, 8) + fields(FIRST + 16 * block);
+  assertEquals(await malloc(1), reply(1, 0));
+  assertEquals(await malloc(1), reply(1, 0));
+  assertEquals(await malloc(2), reply(2, 1));
+  assertEquals(await malloc(1), reply(1, 0));
+  assertEquals(await malloc(3), reply(3, 2));
+  assertEquals(await malloc(1), reply(1, 3)); // forgotten
+  const { malloc: mallocs, replays, evictions } = (await daemon.stop()).totals;
+  assertEquals([mallocs, replays, evictions], ["4", "2", "2"]);
+});
+
+for (const memory of ["64MiB", "1GiB", "1.5GiB", "3GiB", "4GiB"]) {
+  Deno.test(`mallocd --memory ${memory} begins with ${FIRST}`, async () => {
+    await using daemon = await Mallocd.start(["--memory", memory]);
+    assertEquals(daemon.ready["memory"], memory);
+    assertEquals(await daemon.client("malloc 5"), done(`${FIRST}\n`));
+    assertMatch(
+      (await daemon.client("info")).stdout,
+      new RegExp(`^size: \\d+ \\(${memory}\\)$`, "m"),
+    );
+    assertEquals(
+      await daemon.client(`malloc ${2 ** 32}`),
+      failed("malloc(4294967296): out of memory"),
+    );
+  });
+}

@@ -1,0 +1,218 @@
+/** contrib/mallocd.lua against real traffic: tshark captures a session with a daemon, and dissects it. */
+
+import { assert, assertEquals } from "@std/assert";
+import { newCounters } from "../../lib/daemon/counters.ts";
+import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
+import { fields, head, word } from "../testing.ts";
+
+const DISSECTOR = "contrib/mallocd.lua";
+const ROOT = new URL("../..", import.meta.url);
+
+/** A datagram, what is to be found in it, and what in the reply, if there is one. */
+type Step = [request: string, found: string, foundInReply?: string];
+
+const P = 0xc420000000;
+const POINTER = "pointer=0x000000c420000000";
+/** What a read may give, although it is no reply. */
+const LIKE_A_REPLY = head(99, 1, 0, 0);
+
+const SESSION: Step[] = [
+  [fields(0, 5), "opcode=0 method=malloc length=5", `method=malloc ${POINTER}`],
+  [fields(3, P, 2) + "6869", `opcode=3 method=write ${POINTER} length=2 data=6869`],
+  [fields(2, P, 2), `opcode=2 method=read ${POINTER} length=2`, "method=read data=6869"],
+  [
+    fields(2, 0, 2),
+    "opcode=2 method=read pointer=0x0000000000000000 length=2",
+    "method=read expert=Refused",
+  ],
+  [
+    fields(0, 1e9),
+    "opcode=0 method=malloc length=1000000000",
+    "method=malloc pointer=0x0000000000000000 expert=Refused",
+  ],
+  [
+    fields(3, P, 16) + LIKE_A_REPLY,
+    `opcode=3 method=write ${POINTER} length=16 data=${LIKE_A_REPLY}`,
+  ],
+  [
+    fields(2, P, 16),
+    `opcode=2 method=read ${POINTER} length=16`,
+    `method=read data=${LIKE_A_REPLY}`,
+  ],
+  [fields(1, P), `opcode=1 method=free ${POINTER}`],
+  [fields(4, P), "expert=Not a request"],
+  [
+    word(1, 0) + fields(24),
+    "tag=1 status=0 flags=0x01 opcode=0 method=malloc length=24",
+    `tag=1 status=0 flags=0x81 opcode=0 method=malloc body_length=8 ${POINTER}`,
+  ],
+  [
+    word(1, 0) + fields(24),
+    "tag=1 status=0 flags=0x01 opcode=0 method=malloc length=24 repeat_of=15 expert=Sent before",
+    `tag=1 status=0 flags=0x81 opcode=0 method=malloc body_length=8 ${POINTER}`,
+  ],
+  [
+    word(2, 3) + fields(P, 8) + fields(9) + word(3, 6) + fields(P, -1) + word(4, 1) + fields(P + 1),
+    `tag=2,3,4 status=0,0,0 flags=0x01,0x01,0x01 opcode=3,6,1 method=write,add,free \
+pointer=0x000000c420000000,0x000000c420000000,0x000000c420000001 length=8 \
+data=0000000000000009 delta=-1`,
+    "tag=2,3,4 status=0,0,22 flags=0x81,0x81,0x81 opcode=3,6,1 method=write,add,free \
+body_length=0,8,0 old=9 expert=EINVAL",
+  ],
+  [
+    word(5, 5) + fields(P, 8, 7),
+    `tag=5 status=0 flags=0x01 opcode=5 method=cas ${POINTER} expected=8 desired=7`,
+    "tag=5 status=0 flags=0x81 opcode=5 method=cas body_length=8 old=8",
+  ],
+  [
+    word(6, 4) + fields(P, 100) + word(7, 2) + fields(P, 8),
+    "tag=6,7 status=0,0 flags=0x01,0x01 opcode=4,2 method=realloc,read \
+pointer=0x000000c420000000,0x000000c420000000 length=100,8",
+    `tag=6,7 status=0,0 flags=0x81,0x81 opcode=4,2 method=realloc,read body_length=8,8 ${POINTER} \
+data=0000000000000007`,
+  ],
+  [
+    word(8, 2) + fields(P),
+    `tag=8 status=0 flags=0x01 opcode=2 method=read ${POINTER} expert=Cut short`,
+    "tag=8 status=22 flags=0x81 opcode=2 method=read body_length=0 expert=EINVAL",
+  ],
+  [
+    word(9, 8),
+    "tag=9 status=0 flags=0x01 opcode=8 expert=Unknown opcode",
+    "tag=9 status=38 flags=0x81 opcode=8 body_length=0 expert=ENOSYS",
+  ],
+  [
+    word(10, 7),
+    "tag=10 status=0 flags=0x01 opcode=7 method=hello",
+    "tag=10 status=0 flags=0x81 opcode=7 method=hello body_length=40 epoch=? \
+base=0x000000c420000000 size=1048576 largest=65507 version=1",
+  ],
+];
+
+const DATAGRAMS = SESSION.flat().length - SESSION.length;
+
+const NAMES = [
+  ...["tag", "status", "flags", "opcode", "method", "body_length", "pointer", "length", "data"],
+  ...["expected", "desired", "delta", "old", "epoch", "base", "size", "largest", "version"],
+  ...["repeat_of", "expert", "reply_in", "request_in", "time"],
+];
+
+/** Empty if tshark is there and may capture. */
+function whyNoCapture(): string {
+  try {
+    const args = ["-i", "lo", "--list-data-link-types"];
+    const { success } = new Deno.Command("tshark", { args, stderr: "null" }).outputSync();
+    return success ? "" : " (tshark may not capture on lo)";
+  } catch (error) {
+    return ` (no tshark: ${(error as Error).name})`;
+  }
+}
+
+/** Captures what is sent to and from the daemon's port while `talk` talks to it from a port of its own. */
+async function capture(file: string, port: number, client: number, talk: () => Promise<void>) {
+  // With -P, it prints a line for each datagram when that has been captured.
+  const args = ["-n", "-i", "lo", "-f", `udp port ${port}`, "-w", file, "-P", "-l"];
+  await using tshark = new Deno.Command("tshark", { args, stdout: "piped", stderr: "null" })
+    .spawn();
+  const probe = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  const address = { transport: "udp", hostname: "127.0.0.1", port } as const;
+  const timer = setInterval(() => probe.send(new Uint8Array(1), address), 50);
+  let talked = false;
+  let said = "";
+  try {
+    for await (const text of tshark.stdout.pipeThrough(new TextDecoderStream())) {
+      said += text; // anything at all: it has begun to capture
+      clearInterval(timer);
+      if (!talked) await talk();
+      talked = true;
+      if (said.split(` ${client} `).length > DATAGRAMS) break;
+    }
+  } finally {
+    clearInterval(timer);
+    probe.close();
+  }
+}
+
+/** What the dissector finds in the datagrams of a client: name and value, by frame. */
+async function dissect(file: string, port: number, client: number): Promise<Map<string, string>[]> {
+  const columns = NAMES.map((name) => name === "expert" ? "_ws.expert.message" : `mallocd.${name}`);
+  const { stdout, stderr } = await new Deno.Command("tshark", {
+    args: [
+      ...["-n", "-2", "-r", file, "-X", `lua_script:${DISSECTOR}`, "-o", `mallocd.port:${port}`],
+      ...["-Y", `udp.port == ${client}`, "-T", "fields", "-e", "frame.number"],
+      ...columns.flatMap((column) => ["-e", column]),
+    ],
+    cwd: ROOT,
+  }).output();
+  const [output, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  assert(!errors!.includes("Lua"), errors);
+  const rows = output!.trimEnd().split("\n").map((row) => row.split("\t"));
+  const frames = rows.map(([frame]) => frame);
+  return rows.map(([, ...values]) =>
+    new Map(
+      NAMES.map((name, i): [string, string] => {
+        const isFrame = name === "repeat_of" || name.endsWith("_in");
+        const number = (frame: string) => `${frames.indexOf(frame) + 1}`;
+        const value = values[i] ?? "";
+        return [name, isFrame ? value.replace(/\d+/g, number) : value];
+      }).filter(([, value]) => value !== ""),
+    )
+  );
+}
+
+/** What the session should look like: what each step says, and the links between its frames. */
+function expected(): string[] {
+  const lines: string[] = [];
+  for (const [, request, reply] of SESSION) {
+    const messages = /opcode=([\d,]+)/.exec(request)?.[1]?.split(",") ?? [];
+    const link = (frame: number) => messages.map(() => frame).join(",");
+    const frame = lines.length + 1;
+    if (reply === undefined) lines.push(request);
+    else {
+      lines.push(`${request} reply_in=${link(frame + 1)}`);
+      lines.push(`${reply} request_in=${link(frame)} time=${messages.map(() => "?").join(",")}`);
+    }
+  }
+  return lines;
+}
+
+const missing = whyNoCapture();
+
+Deno.test({
+  name: `contrib/mallocd.lua finds in real traffic what was sent${missing}`,
+  ignore: missing !== "",
+  async fn() {
+    const file = await Deno.makeTempFile({ suffix: ".pcapng" });
+    const engine = await serveDatagram({
+      hostname: "127.0.0.1",
+      port: 0,
+      memory: 1024 * 1024,
+      strict: false,
+      replayCache: 1024,
+      counters: newCounters(),
+      clock: new Int32Array(new SharedArrayBuffer(4)),
+    });
+    const { hostname, port } = engine.address;
+    const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
+    const client = (socket.addr as Deno.NetAddr).port;
+    try {
+      await capture(file, port, client, async () => {
+        for (const [request, , reply] of SESSION) {
+          await socket.send(Uint8Array.fromHex(request), { transport: "udp", hostname, port });
+          if (reply !== undefined) await socket.receive();
+        }
+      });
+      const found = await dissect(file, port, client);
+      for (const frame of found) { // what cannot be foretold
+        if (frame.has("epoch")) frame.set("epoch", "?");
+        if (frame.has("time")) frame.set("time", frame.get("time")!.replace(/\d+\.\d{9}/g, "?"));
+      }
+      const lines = found.map((frame) => [...frame].map(([name, value]) => `${name}=${value}`));
+      assertEquals(lines.map((line) => line.join(" ")), expected());
+    } finally {
+      socket.close();
+      await engine.close();
+      await Deno.remove(file);
+    }
+  },
+});

@@ -1,0 +1,191 @@
+/**
+ * docs/vectors.json, whose head tells what its vectors mean, against the service in memory, against a
+ * daemon over a socket, and against one over the socket of the Python client in examples/.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import {
+  Counter,
+  type Counters,
+  newCounters,
+  REFUSALS,
+  REQUESTS,
+} from "../../lib/daemon/counters.ts";
+import { type Engine } from "../../lib/daemon/engine.ts";
+import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
+import { Unavailable } from "../../lib/system/libc.ts";
+import { HEAP_BASE } from "../../lib/heap/heap.ts";
+import { METHODS } from "../../lib/protocol/wire.ts";
+import { Refusal } from "../../lib/daemon/refusal.ts";
+import { Box, newOptions } from "../testing.ts";
+
+type Exchange = [request: string, reply: string | null];
+
+interface Vector {
+  name: string;
+  strict?: boolean;
+  before?: Exchange[];
+  request: string;
+  reply: string | null;
+  after?: Exchange[];
+}
+
+const FILE = new URL("../../docs/vectors.json", import.meta.url);
+const { vectors: VECTORS } = JSON.parse(Deno.readTextFileSync(FILE)) as { vectors: Vector[] };
+
+const SIZE = 1024 * 1024;
+
+/** Sends a datagram in hex; the result is the reply, "" for an empty one, undefined for none. */
+type Ask = (request: string) => string | undefined | Promise<string | undefined>;
+
+function vectorsFor(strict: boolean): Vector[] {
+  return VECTORS.filter((vector) => (vector.strict ?? strict) === strict);
+}
+
+async function pass({ name, before = [], request, reply, after = [] }: Vector, ask: Ask) {
+  const base = BigInt(HEAP_BASE);
+  const names = new Map([["base", base], ["size", BigInt(SIZE)], ["end", base + BigInt(SIZE)]]);
+  for (const [sent, expected] of [...before, [request, reply] as const, ...after]) {
+    const answer = await ask(fill(sent, names)) ?? null;
+    const match = expected !== null && answer !== null && pattern(expected, names).exec(answer);
+    if (!match) assertEquals(answer, expected, `${name}: ${sent}`);
+    else for (const key in match.groups) names.set(key, BigInt("0x" + match.groups[key]));
+  }
+}
+
+/** A request in hex. */
+function fill(text: string, names: ReadonlyMap<string, bigint>): string {
+  return text
+    .replace(/\(([^()]*)\)\*(\d+)/g, (_, group: string, times) => group.repeat(Number(times)))
+    .replace(/\$(\w+)([+-]\d+)?/g, (_, name: string, offset = "0") => {
+      const value = names.get(name);
+      return value === undefined
+        ? `(?<${name}>.{16})`
+        : (value + BigInt(offset)).toString(16).padStart(16, "0");
+    })
+    .replaceAll(" ", "");
+}
+
+/** A reply: names that are not known yet and ".." make it a pattern, repetitions keep it short. */
+function pattern(text: string, names: ReadonlyMap<string, bigint>): RegExp {
+  return new RegExp(`^${fill(text.replace(/\*(\d+)/g, "{$1}"), names)}$`);
+}
+
+/** A real daemon of this process. */
+async function withDaemon(
+  name: EngineName,
+  strict: boolean,
+  use: (engine: Engine) => Promise<void>,
+) {
+  const { engine } = await startEngine(name, newOptions({ memory: SIZE, strict }));
+  try {
+    await use(engine);
+  } finally {
+    await engine.close();
+  }
+}
+
+/** A hello, which is answered after everything that was sent before it. */
+const FENCE = "ffffffff00000107";
+const FENCE_REPLY = /^ffffffff00008107.{96}$/;
+
+async function askOver(
+  socket: Deno.DatagramConn,
+  address: Engine["address"],
+  request: string,
+): Promise<string | undefined> {
+  const receive = async () => (await socket.receive())[0].toHex();
+  for (const hex of [request, FENCE]) {
+    await socket.send(Uint8Array.fromHex(hex), { transport: "udp", ...address });
+  }
+  const reply = await receive();
+  if (FENCE_REPLY.test(reply)) return undefined;
+  const fence = await receive();
+  assert(FENCE_REPLY.test(fence), `a second reply to ${request}: ${fence}`);
+  return reply;
+}
+
+function nameOf(strict: boolean): string {
+  return strict ? "a strict daemon" : "a daemon";
+}
+
+Deno.test("docs/vectors.json shows every method, refusal and repeat, and frees all", async () => {
+  const total: Counters = newCounters();
+  for (const strict of [false, true]) {
+    const box = new Box({ size: SIZE, strict });
+    const { counters } = box.service;
+    for (const vector of vectorsFor(strict)) {
+      await pass(vector, (request) => box.ask(request));
+      assertEquals(counters[Counter.blocks], 0, `${vector.name}: leaves blocks allocated`);
+    }
+    counters.forEach((count, i) => total[i]! += count);
+  }
+  for (const [name, { opcode }] of Object.entries(METHODS)) {
+    assert(total[REQUESTS + opcode]! > 0, `no vector has a ${name}`);
+  }
+  for (const [name, refusal] of Object.entries(Refusal)) {
+    assert(total[REFUSALS + refusal]! > 0 || name === "none", `no vector is refused: ${name}`);
+  }
+  assert(total[Counter.replays]! > 0, "no vector has a repeat");
+});
+
+const ENGINES: readonly EngineName[] = ["datagram", "syscall"];
+const noPython = whyNoPython();
+
+for (const name of ENGINES) {
+  const noEngine = await whyNoEngine(name);
+  for (const strict of [false, true]) {
+    const daemon = `${nameOf(strict)} with the engine ${name}`;
+    Deno.test({
+      name: `docs/vectors.json is what ${daemon} does over a socket${noEngine}`,
+      ignore: noEngine !== "",
+      fn: () =>
+        withDaemon(name, strict, async ({ address }) => {
+          const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+          try {
+            for (const vector of vectorsFor(strict)) {
+              await pass(vector, (request) => askOver(socket, address, request));
+            }
+          } finally {
+            socket.close();
+          }
+        }),
+    });
+
+    Deno.test({
+      name: `examples/client.py passes docs/vectors.json with ${daemon}${noEngine}${noPython}`,
+      ignore: noEngine !== "" || noPython !== "",
+      fn: () =>
+        withDaemon(name, strict, async ({ address }) => {
+          const flags = ["--server", `127.0.0.1:${address.port}`, ...(strict ? ["--strict"] : [])];
+          const { stdout, stderr } = await new Deno.Command("python3", {
+            args: ["examples/client.py", ...flags, "vectors", "docs/vectors.json"],
+            cwd: new URL("../..", import.meta.url),
+          }).output();
+          const said = (output: Uint8Array) => new TextDecoder().decode(output);
+          assertEquals(said(stdout), `${vectorsFor(strict).length} vectors passed\n`, said(stderr));
+        }),
+    });
+  }
+}
+
+/** Empty if the engine can be had here. */
+async function whyNoEngine(name: EngineName): Promise<string> {
+  try {
+    await withDaemon(name, false, () => Promise.resolve());
+    return "";
+  } catch (error) {
+    if (error instanceof Unavailable) return ` (${error.message})`;
+    throw error;
+  }
+}
+
+/** Empty if there is a Python to run the example. */
+function whyNoPython(): string {
+  try {
+    const { success } = new Deno.Command("python3", { args: ["--version"] }).outputSync();
+    return success ? "" : " (python3 does not run)";
+  } catch (error) {
+    return ` (no python3: ${(error as Error).name})`;
+  }
+}

@@ -1,0 +1,125 @@
+/** What bash, zsh and fish load to complete the command line of a program. */
+
+import type { Flag, Flags, Program } from "../lib/cli/flags.ts";
+
+export function bashCompletion({ name, flags, commands = {} }: Program): string {
+  const names = Object.keys(commands);
+  const all = [flags, ...Object.values(commands).map(({ flags = {} }) => flags)]
+    .flatMap((table) => Object.entries<Flag<unknown>>(table));
+  const valued = all.filter(([, { placeholder }]) => placeholder !== undefined);
+  const free = valued.filter(([, { choices }]) => choices === undefined);
+  const pattern = (flags: typeof all) => flags.map(([flag]) => `--${flag}`).join(" | ");
+
+  const choicesOfFlags = all.flatMap(([flag, { choices }]) =>
+    choices === undefined ? [] : [`    --${flag}) choices='${choices.join(" ")}' ;;\n`]
+  );
+  const choicesOfCommands = Object.entries(commands).flatMap(([command, { flags }]) =>
+    flags === undefined ? [] : [`    ${command}) choices+=' ${options(flags)}' ;;\n`]
+  );
+  const lookForCommand = `
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case \${COMP_WORDS[i]} in
+      ${pattern(valued)})
+        [[ \${COMP_WORDS[++i]} != = ]] || ((i++)) # past its value
+        ;;
+      ${names.join(" | ")})
+        command=\${COMP_WORDS[i]}
+        break
+        ;;
+    esac
+  done
+  case $command in
+    '') [[ $word == -* ]] || choices='${names.join(" ")}' ;;
+${choicesOfCommands.join("")}  esac`;
+
+  const complete = `_${name.replaceAll("-", "_")}`;
+  return `# bash completion of ${name}
+
+${complete}() {
+  local word=\${COMP_WORDS[COMP_CWORD]} before=\${COMP_WORDS[COMP_CWORD - 1]} command i
+  local choices='${options(flags)}'
+  # To bash, --flag=value is three words.
+  if [[ $word == = ]]; then
+    word=
+  elif [[ $before == = ]]; then
+    before=\${COMP_WORDS[COMP_CWORD - 2]}
+  fi${names.length === 0 ? "" : lookForCommand}
+  case $before in
+${choicesOfFlags.join("")}    ${pattern(free)}) choices= ;;
+  esac
+  COMPREPLY=($(compgen -W "$choices" -- "$word"))
+}
+complete -F ${complete} ${name}
+`;
+}
+
+export function zshCompletion({ name, flags, commands = {} }: Program): string {
+  const names = Object.keys(commands);
+  const descriptions = Object.entries(commands).map(([command, { help }]) =>
+    `  ${quote(`${command}:${help}`)}\n`
+  );
+  const specsOfCommands = Object.entries(commands).flatMap(([command, { flags }]) =>
+    flags === undefined ? [] : [`  ${command}) specs+=(\n${zshSpecs(flags)}  ) ;;\n`]
+  );
+  const lookForCommand = `local -a subcommands=(
+${descriptions.join("")})
+specs+=('1:command:{ _describe command subcommands }' '*: :')
+case \${\${words[2,CURRENT-1]}[(r)(${names.join("|")})]} in
+${specsOfCommands.join("")}esac
+`;
+
+  return `#compdef ${name}
+
+local -a specs=(
+${zshSpecs(flags)})
+${names.length === 0 ? "" : lookForCommand}_arguments -S $specs
+`;
+}
+
+export function fishCompletion({ name, flags, commands = {} }: Program): string {
+  const names = Object.keys(commands);
+  const linesOfCommands = Object.entries(commands).flatMap(([command, { help, flags = {} }]) => [
+    `complete -c ${name} -n "not __fish_seen_subcommand_from $subcommands" ` +
+    `-a ${command} -d ${fishQuote(help)}\n`,
+    ...fishLines(`${name} -n '__fish_seen_subcommand_from ${command}'`, flags),
+  ]);
+  return [
+    `# fish completion of ${name}\n\n`,
+    names.length === 0 ? "" : `set -l subcommands ${names.join(" ")}\n`,
+    `complete -c ${name} -f\n`,
+    ...fishLines(name, flags),
+    ...linesOfCommands,
+  ].join("");
+}
+
+function options(flags: Flags): string {
+  return Object.keys(flags).map((name) => `--${name}`).join(" ");
+}
+
+/** The flags as _arguments takes them: `--flag=[help]:PLACEHOLDER:(choices)`. */
+function zshSpecs(flags: Flags): string {
+  return Object.entries(flags).map(([name, { placeholder, help, choices = [] }]) => {
+    const explanation = `[${help.replace(/[[\]\\]/g, "\\$&")}]`;
+    if (placeholder === undefined) return `  ${quote(`--${name}${explanation}`)}\n`;
+    const value = placeholder.replaceAll(":", "\\:");
+    const action = choices.length === 0 ? "" : `(${choices.join(" ")})`;
+    return `  ${quote(`--${name}=${explanation}:${value}:${action}`)}\n`;
+  }).join("");
+}
+
+function fishLines(command: string, flags: Flags): string[] {
+  return Object.entries(flags).map(([name, { placeholder, help, choices }]) => {
+    const value = placeholder === undefined ? "" : " -x";
+    const action = choices === undefined ? "" : ` -a '${choices.join(" ")}'`;
+    return `complete -c ${command} -l ${name}${value}${action} -d ${fishQuote(help)}\n`;
+  });
+}
+
+/** Between the quotes of zsh nothing is special, not even a backslash. */
+function quote(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+function fishQuote(text: string): string {
+  return `'${text.replace(/['\\]/g, "\\$&")}'`;
+}
