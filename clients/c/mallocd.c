@@ -1,0 +1,581 @@
+/*
+ * mallocd.c: see mallocd.h.
+ *
+ * Operations are the callers' own, and stand in one of three lists: queued, until the window has room;
+ * flying, until a reply comes or is overdue, which queues them again; done, until somebody collects them.
+ * Of the threads that wait, one at a time receives, without the lock, and carries in what came, with it.
+ * A datagram is no more than what was queued when it was sent: each request has its tag and its patience.
+ */
+#define _GNU_SOURCE
+#include "mallocd.h"
+
+#include <arpa/inet.h>
+#include <endian.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { FIELD = 8, REPLY_HEAD = 2 * FIELD, TAGGED = 0x01, REPLY = 0x80, VERSION = 1 };
+enum { MAX_DATAGRAM = 65507, MIN_DATAGRAM = 512, OFF_LOOPBACK = 1400 };
+/* Of a datagram, what the head of a request or a reply may take. */
+enum { MARGIN = 64 };
+/* Bytes that the kernel counts a datagram as, beside its own. */
+enum { DATAGRAM_COST = 1024 };
+enum { DEFAULT_TIMEOUT = 10000, DEFAULT_WINDOW = 1 << 20, FIRST_WINDOW = 160 << 10 };
+/* Requests that have a tag at a time, at most; the table is larger, so that a free place is found soon. */
+enum { TAGS = 2048, TABLE = 2 * TAGS };
+enum { OPS_PER_DATAGRAM = 512, SEGMENTS = 128, BATCH = 8, PIECES = 16 };
+/* Data of a write that is copied to its head; more is sent from where it lies. */
+enum { SHORT_DATA = 512 };
+
+#define MS INT64_C(1000000)
+#define NEVER INT64_MAX
+static const int64_t FIRST_WAIT = 50 * MS, LONGEST_WAIT = 1000 * MS;
+
+enum { NOWHERE, QUEUED, FLYING, DONE, PLACES };
+
+struct list {
+  struct mallocd_op *first, *last;
+};
+
+struct mallocd {
+  pthread_mutex_t lock;
+  pthread_cond_t turned; /* the receiver has carried in what came, and may have gone */
+  bool receiving;        /* one thread is in receive(), and owns `received` */
+  int fd, refusal;       /* refusal: -ECONNREFUSED since the host said so, else -ETIMEDOUT */
+  int64_t timeout, next_due; /* no flying operation is due before */
+  size_t datagram, window, largest_window, on_way;
+  size_t tagged; /* operations in `table` */
+  uint32_t next_tag;
+  uint64_t random;
+  struct mallocd_hello hello;
+  struct list lists[PLACES];
+  struct mallocd_op *table[TABLE]; /* by tag: those that are flying, or queued again */
+  uint8_t heads[MAX_DATAGRAM];     /* of the datagram that is made */
+  struct mmsghdr messages[BATCH];
+  struct iovec buffers[BATCH];
+  uint8_t received[BATCH][MAX_DATAGRAM + 1];
+};
+
+/* --- Small things ------------------------------------------------------------------------------------ */
+
+static const uint8_t FIELDS[] = {1, 1, 2, 2, 2, 3, 2, 0};   /* of a request, by method */
+static const uint8_t BODY[] = {8, 0, 0, 0, 8, 8, 8, 5 * 8}; /* of a reply; a read's is its data */
+enum { METHODS = sizeof FIELDS };
+
+static int64_t now_ns(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * INT64_C(1000000000) + time.tv_nsec;
+}
+
+static void put_field(uint8_t *at, uint64_t value) {
+  value = htobe64(value);
+  memcpy(at, &value, FIELD);
+}
+
+static uint64_t get_field(const uint8_t *at) {
+  uint64_t value;
+  memcpy(&value, at, FIELD);
+  return be64toh(value);
+}
+
+static size_t request_length(const struct mallocd_op *op) {
+  return FIELD * (1 + FIELDS[op->method]) + (op->method == MALLOCD_WRITE ? op->fields[1] : 0);
+}
+
+static size_t body_length(const struct mallocd_op *op) {
+  return op->method == MALLOCD_READ ? op->fields[1] : BODY[op->method];
+}
+
+static void link_last(struct mallocd *client, struct mallocd_op *op, int place) {
+  struct list *list = &client->lists[place];
+  op->place = place;
+  op->next = NULL;
+  op->previous = list->last;
+  *(list->last != NULL ? &list->last->next : &list->first) = op;
+  list->last = op;
+}
+
+static void link_first(struct mallocd *client, struct mallocd_op *op, int place) {
+  struct list *list = &client->lists[place];
+  op->place = place;
+  op->previous = NULL;
+  op->next = list->first;
+  *(list->first != NULL ? &list->first->previous : &list->last) = op;
+  list->first = op;
+}
+
+static void unlink_op(struct mallocd *client, struct mallocd_op *op) {
+  struct list *list = &client->lists[op->place];
+  *(op->previous != NULL ? &op->previous->next : &list->first) = op->next;
+  *(op->next != NULL ? &op->next->previous : &list->last) = op->previous;
+  if (op->place == FLYING) client->on_way -= op->cost;
+  op->place = NOWHERE;
+}
+
+/* --- Life of an operation ---------------------------------------------------------------------------- */
+
+/* Nothing of an operation that is waited for is touched after its result is set. */
+static void finish(struct mallocd *client, struct mallocd_op *op, int result) {
+  if (op->place != NOWHERE) unlink_op(client, op);
+  if (op->tries > 0) {
+    client->table[op->tag % TABLE] = NULL;
+    client->tagged--;
+  }
+  if (!op->claimed) link_last(client, op, DONE);
+  __atomic_store_n(&op->result, result, __ATOMIC_RELEASE);
+}
+
+/* Tags count up from a random number, and leave out those whose place in the table is taken. */
+static void give_tag(struct mallocd *client, struct mallocd_op *op) {
+  while (client->table[client->next_tag % TABLE] != NULL) client->next_tag++;
+  op->tag = client->next_tag++;
+  client->table[op->tag % TABLE] = op;
+  client->tagged++;
+}
+
+/* How long a reply is waited for: twice as long each time, and up to half as long again by chance. */
+static int64_t patience(struct mallocd *client, int tries) {
+  int64_t wait = tries < 5 ? FIRST_WAIT << tries : LONGEST_WAIT;
+  if (wait > LONGEST_WAIT) wait = LONGEST_WAIT;
+  client->random ^= client->random << 13; /* xorshift64 (Marsaglia 2003) */
+  client->random ^= client->random >> 7;
+  client->random ^= client->random << 17;
+  return wait + client->random % (wait / 2);
+}
+
+/* Makes a datagram of what is queued, as far as it and the window have room. False if nothing goes. */
+static bool send_datagram(struct mallocd *client, int64_t now) {
+  struct iovec segments[SEGMENTS];
+  size_t count = 0, used = 0, heads = 0, requests = 0, replies = 0;
+  struct mallocd_op *op;
+  while ((op = client->lists[QUEUED].first) != NULL) {
+    if (op->tries > 0 && now - op->sent >= client->timeout) {
+      finish(client, op, client->refusal);
+      continue;
+    }
+    size_t request = request_length(op), reply = REPLY_HEAD + body_length(op);
+    size_t cost = (request > reply ? request : reply) + (count == 0 ? DATAGRAM_COST : 0);
+    if (requests + request > client->datagram || replies + reply > client->datagram) break;
+    if (client->on_way > 0 && client->on_way + cost > client->window) break;
+    if (count == OPS_PER_DATAGRAM || used + 2 > SEGMENTS) break;
+    if (op->tries == 0) {
+      if (client->tagged == TAGS) break;
+      give_tag(client, op);
+      op->sent = now;
+    }
+    unlink_op(client, op);
+    link_last(client, op, FLYING);
+    op->due = now + patience(client, op->tries);
+    if (op->tries < UINT8_MAX) op->tries++;
+    op->cost = cost;
+    client->on_way += cost;
+    if (op->due < client->next_due) client->next_due = op->due;
+
+    uint8_t *head = client->heads + heads;
+    put_field(head, (uint64_t)op->tag << 32 | TAGGED << 8 | op->method);
+    for (int i = 0; i < FIELDS[op->method]; i++) put_field(head + FIELD * (1 + i), op->fields[i]);
+    size_t length = FIELD * (1 + FIELDS[op->method]), data = request - length;
+    if (data > 0 && data <= SHORT_DATA) {
+      memcpy(head + length, op->data.from, data);
+      length += data;
+      data = 0;
+    }
+    heads += length;
+    bool goes_on = used > 0 && (uint8_t *)segments[used - 1].iov_base + segments[used - 1].iov_len == head;
+    if (goes_on) {
+      segments[used - 1].iov_len += length;
+    } else {
+      segments[used++] = (struct iovec){head, length};
+    }
+    if (data > 0) segments[used++] = (struct iovec){(void *)op->data.from, data};
+    requests += request;
+    replies += reply;
+    count++;
+  }
+  if (count == 0) return false;
+  /* What cannot be sent, for whatever reason, is as good as lost, and sent again. */
+  struct msghdr message = {.msg_iov = segments, .msg_iovlen = used};
+  if (sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == ECONNREFUSED) {
+    client->refusal = -ECONNREFUSED;
+  }
+  return true;
+}
+
+/* Queues again what is overdue, before what was never sent, or gives it up. */
+static void resend(struct mallocd *client, int64_t now) {
+  bool lost = false;
+  client->next_due = NEVER;
+  for (struct mallocd_op *op = client->lists[FLYING].first, *next; op != NULL; op = next) {
+    next = op->next;
+    if (now - op->sent >= client->timeout) {
+      finish(client, op, client->refusal);
+    } else if (op->due <= now) {
+      unlink_op(client, op);
+      link_first(client, op, QUEUED);
+      lost = true;
+    } else if (op->due < client->next_due) {
+      client->next_due = op->due;
+    }
+  }
+  /* Where datagrams are lost, there were too many, as in TCP (RFC 5681): half as much will do. */
+  if (lost && client->window / 2 > client->datagram) client->window /= 2;
+}
+
+static void carry_out(struct mallocd *client, int64_t now) {
+  if (now >= client->next_due) resend(client, now);
+  while (send_datagram(client, now)) continue;
+}
+
+/* Completes the operations that a datagram answers. What it says beside that is none of ours. */
+static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t length) {
+  while (length >= REPLY_HEAD) {
+    uint64_t word = get_field(reply), body = get_field(reply + FIELD);
+    reply += REPLY_HEAD;
+    length -= REPLY_HEAD;
+    if (body > length || (word >> 8 & 0xff) != (TAGGED | REPLY)) return;
+    uint32_t tag = word >> 32;
+    int status = word >> 16 & 0xffff;
+    struct mallocd_op *op = client->table[tag % TABLE];
+    if (op != NULL && op->tag == tag && op->method == (word & 0xff)) {
+      client->refusal = -ETIMEDOUT;
+      if (op->place == FLYING && op->tries == 1 && client->window < client->largest_window) {
+        client->window += client->datagram * op->cost / client->window + 1;
+      }
+      if (status == 0 && body != body_length(op)) {
+        status = EBADMSG;
+      } else if (status == 0 && op->method == MALLOCD_READ) {
+        if (body > 0) memcpy(op->data.into, reply, body);
+      } else if (status == 0 && op->method == MALLOCD_HELLO) {
+        struct mallocd_hello *hello = op->data.into;
+        uint64_t *fields[] = {&hello->epoch, &hello->base, &hello->size, &hello->largest_datagram,
+                              &hello->version};
+        for (int i = 0; i < 5; i++) *fields[i] = get_field(reply + FIELD * i);
+      } else if (status == 0 && body == FIELD) {
+        op->value = get_field(reply);
+      }
+      finish(client, op, -status);
+    }
+    reply += body;
+    length -= body;
+  }
+}
+
+/* --- Threads ----------------------------------------------------------------------------------------- */
+
+/* Receives what is there, after waiting for it until `until` at most. The number of datagrams. */
+static int receive(struct mallocd *client, int64_t until) {
+  int count = recvmmsg(client->fd, client->messages, BATCH, MSG_DONTWAIT, NULL);
+  int64_t wait = until - now_ns();
+  if (count > 0 || wait <= 0) return count;
+  struct pollfd poll = {.fd = client->fd, .events = POLLIN};
+  struct timespec time = {wait / 1000000000, wait % 1000000000};
+  if (ppoll(&poll, 1, &time, NULL) <= 0) return 0;
+  return recvmmsg(client->fd, client->messages, BATCH, MSG_DONTWAIT, NULL);
+}
+
+/* With the lock: receives for all, or waits for who does; until something came, or until `until`. */
+static void turn(struct mallocd *client, int64_t until) {
+  int64_t now = now_ns();
+  if (client->receiving) {
+    struct timespec time = {until / 1000000000, until % 1000000000};
+    if (until > now) pthread_cond_timedwait(&client->turned, &client->lock, &time);
+    return;
+  }
+  carry_out(client, now);
+  /* Others may submit what is due before all that there is now: no wait is longer than the first one. */
+  int64_t due = now + FIRST_WAIT < client->next_due ? now + FIRST_WAIT : client->next_due;
+  client->receiving = true;
+  pthread_mutex_unlock(&client->lock);
+  int count = receive(client, due < until ? due : until), error = errno;
+  pthread_mutex_lock(&client->lock);
+  client->receiving = false;
+  if (count < 0 && error == ECONNREFUSED) client->refusal = -ECONNREFUSED;
+  for (int i = 0; i < count; i++) {
+    accept_replies(client, client->received[i], client->messages[i].msg_len);
+  }
+  carry_out(client, now_ns());
+  pthread_cond_broadcast(&client->turned);
+}
+
+static void submit(struct mallocd *client, struct mallocd_op *ops, size_t count, bool claimed) {
+  for (size_t i = 0; i < count; i++) {
+    struct mallocd_op *op = &ops[i];
+    bool moves = op->method == MALLOCD_READ || op->method == MALLOCD_WRITE;
+    op->claimed = claimed;
+    op->tries = 0;
+    op->place = NOWHERE;
+    op->result = -EINPROGRESS;
+    if ((unsigned)op->method >= METHODS) {
+      finish(client, op, -EINVAL);
+    } else if (moves && op->fields[1] > mallocd_largest(client)) {
+      finish(client, op, -EMSGSIZE);
+    } else {
+      link_last(client, op, QUEUED);
+    }
+  }
+  carry_out(client, now_ns());
+}
+
+static int wait_for(struct mallocd *client, struct mallocd_op *ops, size_t count) {
+  int result = 0;
+  for (size_t i = 0; i < count; i++) {
+    while (!mallocd_done(&ops[i])) turn(client, NEVER);
+    if (result == 0) result = ops[i].result;
+  }
+  return result;
+}
+
+void mallocd_submit(struct mallocd *client, struct mallocd_op *ops, size_t count) {
+  pthread_mutex_lock(&client->lock);
+  submit(client, ops, count, false);
+  pthread_mutex_unlock(&client->lock);
+}
+
+int mallocd_wait(struct mallocd *client, struct mallocd_op *ops, size_t count) {
+  pthread_mutex_lock(&client->lock);
+  for (size_t i = 0; i < count; i++) {
+    if (ops[i].place == DONE) unlink_op(client, &ops[i]);
+    ops[i].claimed = true;
+  }
+  int result = wait_for(client, ops, count);
+  pthread_mutex_unlock(&client->lock);
+  return result;
+}
+
+struct mallocd_op *mallocd_complete(struct mallocd *client, int timeout) {
+  int64_t until = timeout < 0 ? NEVER : now_ns() + timeout * MS;
+  struct mallocd_op *op;
+  pthread_mutex_lock(&client->lock);
+  for (bool last = false; (op = client->lists[DONE].first) == NULL && !last;) {
+    if (client->lists[QUEUED].first == NULL && client->lists[FLYING].first == NULL) break;
+    last = now_ns() >= until;
+    turn(client, until);
+  }
+  if (op != NULL) unlink_op(client, op);
+  pthread_mutex_unlock(&client->lock);
+  return op;
+}
+
+/* --- Blocking calls ---------------------------------------------------------------------------------- */
+
+static int call(struct mallocd *client, struct mallocd_op *ops, size_t count) {
+  pthread_mutex_lock(&client->lock);
+  submit(client, ops, count, true);
+  int result = wait_for(client, ops, count);
+  pthread_mutex_unlock(&client->lock);
+  return result;
+}
+
+static int call_for_value(struct mallocd *client, struct mallocd_op op, uint64_t *value) {
+  int result = call(client, &op, 1);
+  if (result == 0) *value = op.value;
+  return result;
+}
+
+int mallocd_hello(struct mallocd *client, struct mallocd_hello *hello) {
+  struct mallocd_op op = mallocd_hello_op(hello);
+  return call(client, &op, 1);
+}
+
+int mallocd_malloc(struct mallocd *client, uint64_t length, uint64_t *pointer) {
+  return call_for_value(client, mallocd_malloc_op(length), pointer);
+}
+
+int mallocd_free(struct mallocd *client, uint64_t pointer) {
+  struct mallocd_op op = mallocd_free_op(pointer);
+  return call(client, &op, 1);
+}
+
+int mallocd_realloc(struct mallocd *client, uint64_t pointer, uint64_t length, uint64_t *moved) {
+  return call_for_value(client, mallocd_realloc_op(pointer, length), moved);
+}
+
+int mallocd_cas(struct mallocd *client, uint64_t pointer, uint64_t expected, uint64_t desired,
+                uint64_t *old) {
+  return call_for_value(client, mallocd_cas_op(pointer, expected, desired), old);
+}
+
+int mallocd_add(struct mallocd *client, uint64_t pointer, uint64_t delta, uint64_t *old) {
+  return call_for_value(client, mallocd_add_op(pointer, delta), old);
+}
+
+/* In pieces of about the same length, PIECES at a time. An access of 0 bytes is one piece, too. */
+static int move(struct mallocd *client, struct mallocd_op whole) {
+  struct mallocd_op ops[PIECES];
+  uint64_t pointer = whole.fields[0], length = whole.fields[1], largest = mallocd_largest(client);
+  uint64_t pieces = length / largest + (length % largest > 0), at = 0;
+  uint64_t piece = pieces > 0 ? length / pieces + (length % pieces > 0) : 0;
+  int result;
+  do {
+    size_t count = 0;
+    do {
+      ops[count] = whole;
+      ops[count].fields[0] = pointer + at;
+      ops[count].fields[1] = length - at < piece ? length - at : piece;
+      if (whole.data.from != NULL) ops[count].data.from = (const uint8_t *)whole.data.from + at;
+      at += ops[count++].fields[1];
+    } while (at < length && count < PIECES);
+    result = call(client, ops, count);
+  } while (result == 0 && at < length);
+  return result;
+}
+
+int mallocd_read(struct mallocd *client, uint64_t pointer, void *data, size_t length) {
+  return move(client, mallocd_read_op(pointer, data, length));
+}
+
+int mallocd_write(struct mallocd *client, uint64_t pointer, const void *data, size_t length) {
+  return move(client, mallocd_write_op(pointer, data, length));
+}
+
+/* --- Life of a client -------------------------------------------------------------------------------- */
+
+/* HOST:PORT as an address, and its length; 0 if it is none. */
+static socklen_t parse_server(const char *server, struct sockaddr_storage *address) {
+  struct sockaddr_in *v4 = (struct sockaddr_in *)address;
+  struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)address;
+  char host[INET6_ADDRSTRLEN + 1 + IF_NAMESIZE], *end;
+  const char *colon = strrchr(server, ':');
+  if (colon == NULL || colon[1] < '0' || colon[1] > '9') return 0;
+  unsigned long port = strtoul(colon + 1, &end, 10);
+  bool bracketed = server[0] == '[' && colon > server && colon[-1] == ']';
+  size_t length = colon - server - 2 * bracketed;
+  if (*end != '\0' || port == 0 || port > UINT16_MAX || length >= sizeof host) return 0;
+  memcpy(host, server + bracketed, length);
+  host[length] = '\0';
+  memset(address, 0, sizeof *address);
+  if (!bracketed) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(port);
+    const char *name = strcmp(host, "localhost") == 0 ? "127.0.0.1" : host;
+    return inet_pton(AF_INET, name, &v4->sin_addr) == 1 ? sizeof *v4 : 0;
+  }
+  char *zone = strchr(host, '%');
+  if (zone != NULL) {
+    *zone++ = '\0';
+    v6->sin6_scope_id = if_nametoindex(zone);
+    if (v6->sin6_scope_id == 0) v6->sin6_scope_id = strtoul(zone, NULL, 10);
+  }
+  v6->sin6_family = AF_INET6;
+  v6->sin6_port = htons(port);
+  return inet_pton(AF_INET6, host, &v6->sin6_addr) == 1 ? sizeof *v6 : 0;
+}
+
+static bool is_loopback(const struct sockaddr_storage *address) {
+  const struct sockaddr_in *v4 = (const struct sockaddr_in *)address;
+  const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)address;
+  if (address->ss_family == AF_INET) return ntohl(v4->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+  return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) ||
+         (IN6_IS_ADDR_V4MAPPED(&v6->sin6_addr) && v6->sin6_addr.s6_addr[12] == IN_LOOPBACKNET);
+}
+
+/* Makes the receive buffer large enough for the window, or the window small enough for what is granted. */
+static void fit_window(struct mallocd *client) {
+  int wanted = client->largest_window > INT32_MAX / 2 ? INT32_MAX / 2 : (int)client->largest_window;
+  socklen_t size = sizeof wanted;
+  /* Only a privileged process may exceed net.core.rmem_max. The kernel doubles what it is told. */
+  if (setsockopt(client->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, size) < 0) {
+    setsockopt(client->fd, SOL_SOCKET, SO_RCVBUF, &wanted, size);
+  }
+  if (setsockopt(client->fd, SOL_SOCKET, SO_SNDBUFFORCE, &wanted, size) < 0) {
+    setsockopt(client->fd, SOL_SOCKET, SO_SNDBUF, &wanted, size);
+  }
+  getsockopt(client->fd, SOL_SOCKET, SO_RCVBUF, &wanted, &size);
+  size_t granted = (size_t)wanted / 4 * 3;
+  if (client->largest_window > granted) client->largest_window = granted;
+  client->window = client->largest_window < FIRST_WINDOW ? client->largest_window : FIRST_WINDOW;
+}
+
+int mallocd_open(struct mallocd **result, const char *server, const struct mallocd_options *given) {
+  struct mallocd_options options = given != NULL ? *given : (struct mallocd_options){0};
+  struct sockaddr_storage address;
+  *result = NULL;
+  socklen_t size = parse_server(server != NULL ? server : MALLOCD_DEFAULT_SERVER, &address);
+  if (options.timeout == 0) options.timeout = DEFAULT_TIMEOUT;
+  if (options.datagram == 0) options.datagram = is_loopback(&address) ? MAX_DATAGRAM : OFF_LOOPBACK;
+  if (options.window == 0) options.window = DEFAULT_WINDOW;
+  if (size == 0 || options.timeout < 0 || options.timeout > MALLOCD_MAX_TIMEOUT ||
+      options.datagram < MIN_DATAGRAM || options.datagram > MAX_DATAGRAM) {
+    return -EINVAL;
+  }
+
+  struct mallocd *client = mmap(NULL, sizeof *client, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (client == MAP_FAILED) return -errno;
+  client->timeout = options.timeout * MS;
+  client->datagram = options.datagram;
+  client->largest_window = options.window;
+  client->next_due = NEVER;
+  client->refusal = -ETIMEDOUT;
+  for (int i = 0; i < BATCH; i++) {
+    client->buffers[i] = (struct iovec){client->received[i], sizeof client->received[i]};
+    client->messages[i].msg_hdr = (struct msghdr){.msg_iov = &client->buffers[i], .msg_iovlen = 1};
+  }
+  pthread_mutex_init(&client->lock, NULL);
+  pthread_condattr_t monotonic;
+  pthread_condattr_init(&monotonic);
+  pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+  pthread_cond_init(&client->turned, &monotonic);
+
+  int error = 0;
+  client->fd = socket(address.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (client->fd < 0 || connect(client->fd, (struct sockaddr *)&address, size) < 0 ||
+      getrandom(&client->random, sizeof client->random, 0) != sizeof client->random) {
+    error = -errno;
+  } else {
+    client->random |= 1;
+    client->next_tag = client->random >> 32;
+    fit_window(client);
+    error = mallocd_renew(client);
+  }
+  if (error != 0) {
+    mallocd_close(client);
+  } else {
+    *result = client;
+  }
+  return error;
+}
+
+int mallocd_renew(struct mallocd *client) {
+  struct mallocd_hello hello;
+  int error = mallocd_hello(client, &hello);
+  if (error != 0) return error;
+  if (hello.version != VERSION || hello.largest_datagram < MIN_DATAGRAM) return -EPROTO;
+  pthread_mutex_lock(&client->lock);
+  client->hello = hello;
+  if (client->datagram > hello.largest_datagram) client->datagram = hello.largest_datagram;
+  pthread_mutex_unlock(&client->lock);
+  return 0;
+}
+
+void mallocd_close(struct mallocd *client) {
+  if (client->fd >= 0) close(client->fd);
+  munmap(client, sizeof *client);
+}
+
+struct mallocd_hello mallocd_known(struct mallocd *client) {
+  pthread_mutex_lock(&client->lock);
+  struct mallocd_hello hello = client->hello;
+  pthread_mutex_unlock(&client->lock);
+  return hello;
+}
+
+size_t mallocd_largest(const struct mallocd *client) {
+  return client->datagram - MARGIN;
+}
+
+int mallocd_fd(const struct mallocd *client) {
+  return client->fd;
+}
