@@ -27,11 +27,12 @@
 
 enum { FIELD = 8, REPLY_HEAD = 2 * FIELD, TAGGED = 0x01, REPLY = 0x80, VERSION = 1 };
 enum { MAX_DATAGRAM = 65507, MIN_DATAGRAM = 512, OFF_LOOPBACK = 1400 };
-/* Of a datagram, what the head of a request or a reply may take. */
+/* Of a datagram, what the head of a request or a reply may take: more than it does now. */
 enum { MARGIN = 64 };
 /* Bytes that the kernel counts a datagram as, beside its own. */
 enum { DATAGRAM_COST = 1024 };
-enum { DEFAULT_TIMEOUT = 10000, DEFAULT_WINDOW = 1 << 20, FIRST_WINDOW = 160 << 10 };
+enum { DEFAULT_TIMEOUT = 10000 };
+enum { DEFAULT_WINDOW = 1 << 20, FIRST_WINDOW = 160 << 10, LEAST_WINDOW = 32 << 10 };
 /* Requests that have a tag at a time, at most; the table is larger, so that a free place is found soon. */
 enum { TAGS = 2048, TABLE = 2 * TAGS };
 enum { OPS_PER_DATAGRAM = 512, SEGMENTS = 128, BATCH = 8, PIECES = 16 };
@@ -96,6 +97,13 @@ static size_t request_length(const struct mallocd_op *op) {
 
 static size_t body_length(const struct mallocd_op *op) {
   return op->method == MALLOCD_READ ? op->fields[1] : BODY[op->method];
+}
+
+/* True if there is no datagram for the request, or for its reply. */
+static bool is_too_long(const struct mallocd *client, const struct mallocd_op *op) {
+  bool moves = op->method == MALLOCD_READ || op->method == MALLOCD_WRITE;
+  return moves && (op->fields[1] > client->datagram || request_length(op) > client->datagram ||
+                   REPLY_HEAD + body_length(op) > client->datagram);
 }
 
 static void link_last(struct mallocd *client, struct mallocd_op *op, int place) {
@@ -230,7 +238,7 @@ static void resend(struct mallocd *client, int64_t now) {
     }
   }
   /* Where datagrams are lost, there were too many, as in TCP (RFC 5681): half as much will do. */
-  if (lost && client->window / 2 > client->datagram) client->window /= 2;
+  if (lost && client->window / 2 >= LEAST_WINDOW) client->window /= 2;
 }
 
 static void carry_out(struct mallocd *client, int64_t now) {
@@ -277,8 +285,9 @@ static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t 
 /* Receives what is there, after waiting for it until `until` at most. The number of datagrams. */
 static int receive(struct mallocd *client, int64_t until) {
   int count = recvmmsg(client->fd, client->messages, BATCH, MSG_DONTWAIT, NULL);
+  if (count > 0 || errno != EAGAIN) return count;
   int64_t wait = until - now_ns();
-  if (count > 0 || wait <= 0) return count;
+  if (wait <= 0) return 0;
   struct pollfd poll = {.fd = client->fd, .events = POLLIN};
   struct timespec time = {wait / 1000000000, wait % 1000000000};
   if (ppoll(&poll, 1, &time, NULL) <= 0) return 0;
@@ -312,14 +321,13 @@ static void turn(struct mallocd *client, int64_t until) {
 static void submit(struct mallocd *client, struct mallocd_op *ops, size_t count, bool claimed) {
   for (size_t i = 0; i < count; i++) {
     struct mallocd_op *op = &ops[i];
-    bool moves = op->method == MALLOCD_READ || op->method == MALLOCD_WRITE;
     op->claimed = claimed;
     op->tries = 0;
     op->place = NOWHERE;
     op->result = -EINPROGRESS;
     if ((unsigned)op->method >= METHODS) {
       finish(client, op, -EINVAL);
-    } else if (moves && op->fields[1] > mallocd_largest(client)) {
+    } else if (is_too_long(client, op)) {
       finish(client, op, -EMSGSIZE);
     } else {
       link_last(client, op, QUEUED);

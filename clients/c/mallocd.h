@@ -77,7 +77,7 @@ struct mallocd_hello mallocd_known(struct mallocd *client);
  */
 int mallocd_renew(struct mallocd *client);
 
-/* The most bytes that one operation can read or write. */
+/* Bytes that any one operation can read or write; some can a few more. */
 size_t mallocd_largest(const struct mallocd *client);
 
 /*
@@ -193,8 +193,8 @@ static inline struct mallocd_op mallocd_hello_op(struct mallocd_hello *hello) {
 
 /*
  * Sets off `count` operations, and sends what the window has room for: what is submitted together goes
- * in one datagram, as far as it fits. Does not wait. A read or a write longer than mallocd_largest()
- * completes with -EMSGSIZE.
+ * in one datagram, as far as it fits. Does not wait. A read or a write that fits into no datagram completes
+ * with -EMSGSIZE.
  */
 void mallocd_submit(struct mallocd *client, struct mallocd_op *ops, size_t count);
 

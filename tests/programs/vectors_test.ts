@@ -1,6 +1,6 @@
 /**
- * docs/vectors.json, whose head tells what its vectors mean, against the service in memory, against a
- * daemon over a socket, and against one over the socket of the Python client in examples/.
+ * docs/vectors.json against the service in memory, against a daemon over a socket, and against one over
+ * the socket of the Python client in examples/.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -14,62 +14,10 @@ import {
 import { type Engine } from "../../lib/daemon/engine.ts";
 import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
 import { Unavailable } from "../../lib/system/libc.ts";
-import { HEAP_BASE } from "../../lib/heap/heap.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
 import { Refusal } from "../../lib/daemon/refusal.ts";
 import { Box, newOptions } from "../testing.ts";
-
-type Exchange = [request: string, reply: string | null];
-
-interface Vector {
-  name: string;
-  strict?: boolean;
-  before?: Exchange[];
-  request: string;
-  reply: string | null;
-  after?: Exchange[];
-}
-
-const FILE = new URL("../../docs/vectors.json", import.meta.url);
-const { vectors: VECTORS } = JSON.parse(Deno.readTextFileSync(FILE)) as { vectors: Vector[] };
-
-const SIZE = 1024 * 1024;
-
-/** Sends a datagram in hex; the result is the reply, "" for an empty one, undefined for none. */
-type Ask = (request: string) => string | undefined | Promise<string | undefined>;
-
-function vectorsFor(strict: boolean): Vector[] {
-  return VECTORS.filter((vector) => (vector.strict ?? strict) === strict);
-}
-
-async function pass({ name, before = [], request, reply, after = [] }: Vector, ask: Ask) {
-  const base = BigInt(HEAP_BASE);
-  const names = new Map([["base", base], ["size", BigInt(SIZE)], ["end", base + BigInt(SIZE)]]);
-  for (const [sent, expected] of [...before, [request, reply] as const, ...after]) {
-    const answer = await ask(fill(sent, names)) ?? null;
-    const match = expected !== null && answer !== null && pattern(expected, names).exec(answer);
-    if (!match) assertEquals(answer, expected, `${name}: ${sent}`);
-    else for (const key in match.groups) names.set(key, BigInt("0x" + match.groups[key]));
-  }
-}
-
-/** A request in hex. */
-function fill(text: string, names: ReadonlyMap<string, bigint>): string {
-  return text
-    .replace(/\(([^()]*)\)\*(\d+)/g, (_, group: string, times) => group.repeat(Number(times)))
-    .replace(/\$(\w+)([+-]\d+)?/g, (_, name: string, offset = "0") => {
-      const value = names.get(name);
-      return value === undefined
-        ? `(?<${name}>.{16})`
-        : (value + BigInt(offset)).toString(16).padStart(16, "0");
-    })
-    .replaceAll(" ", "");
-}
-
-/** A reply: names that are not known yet and ".." make it a pattern, repetitions keep it short. */
-function pattern(text: string, names: ReadonlyMap<string, bigint>): RegExp {
-  return new RegExp(`^${fill(text.replace(/\*(\d+)/g, "{$1}"), names)}$`);
-}
+import { pass, SIZE, vectorsFor } from "../vectors.ts";
 
 /** A real daemon of this process. */
 async function withDaemon(
