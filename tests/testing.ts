@@ -2,9 +2,9 @@
 
 import { newCounters } from "../lib/daemon/counters.ts";
 import type { EngineOptions } from "../lib/daemon/engine.ts";
-import { Heap, MIN_HEAP } from "../lib/heap/heap.ts";
+import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
-import { NO_REPLY, Service } from "../lib/daemon/service.ts";
+import { NO_REPLY, Service, type ServiceOptions } from "../lib/daemon/service.ts";
 import { SOURCE_BYTES, writeSource } from "../lib/system/address.ts";
 
 /** Numbers that look random and are the same for the same seed: xorshift (Marsaglia, 2003). */
@@ -67,10 +67,10 @@ const IO_PAGES = 3;
 /** What the box finds after a reply, where the service must not have written. */
 const UNTOUCHED = 0xa5;
 
-export interface BoxOptions {
+export interface BoxOptions extends Partial<ServiceOptions> {
   size?: number;
   strict?: boolean;
-  replayEntries?: number;
+  port?: number;
 }
 
 /** A service with a heap of its own; requests and replies are hex. */
@@ -81,10 +81,13 @@ export class Box {
   readonly service: Service;
   readonly #bytes = new Uint8Array(this.io.buffer);
 
-  constructor({ size = MIN_HEAP, strict = false, replayEntries = 64 }: BoxOptions = {}) {
+  constructor({ size = MIN_HEAP, strict = false, port = 0, ...options }: BoxOptions = {}) {
     const { io, clock } = this;
-    this.heap = new Heap({ size, io, strict });
-    this.service = new Service({ heap: this.heap, io, clock, replayEntries });
+    this.heap = new Heap({ memory: newHeapMemory(size), size, io, strict });
+    this.service = new Service(
+      { replayCache: 64, counters: newCounters(), clock, ...options },
+      { heap: this.heap, io, port },
+    );
     this.from("127.0.0.1", 40000);
   }
 

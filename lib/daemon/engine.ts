@@ -3,9 +3,8 @@
  * service itself, in the thread that serves, and passes the same suite, tests/engine_test.ts.
  */
 
-import type { Counters } from "./counters.ts";
-import { Heap } from "../heap/heap.ts";
-import { Service } from "./service.ts";
+import { Heap, newHeapMemory } from "../heap/heap.ts";
+import { Service, type ServiceOptions } from "./service.ts";
 
 /** Room in the kernel for datagrams that wait to be served: bursts of some ten thousand small ones. */
 export const DEFAULT_RECEIVE_BUFFER = 4 * 1024 * 1024;
@@ -17,20 +16,15 @@ export const DEFAULT_RECEIVE_BUFFER = 4 * 1024 * 1024;
 export const DEFAULT_SPIN = 100;
 
 /** All that an engine needs. It can be sent to another thread: arrays over shared memory, plain data. */
-export interface EngineOptions {
+export interface EngineOptions extends ServiceOptions {
   /** The address to bind, as text: `127.0.0.1`, `::1`, `0.0.0.0`. */
   hostname: string;
   /** 0 for any free port. */
   port: number;
-  /** Senders that are admitted, as CIDR blocks; undefined for all who can reach the socket. */
-  allow?: readonly string[] | undefined;
   /** Size of the heap in bytes. */
   memory: number;
+  /** Admit only bytes inside one live allocation. */
   strict: boolean;
-  /** Replies that the duplicate request cache remembers. */
-  replayCache: number;
-  counters: Counters;
-  /** `clock[0]` is the time in seconds; the owner of the engine advances it. Over shared memory. */
   clock: Int32Array<SharedArrayBuffer>;
   /** Bytes of the kernel's receive buffer, where the engine can set it: DEFAULT_RECEIVE_BUFFER. */
   receiveBuffer?: number | undefined;
@@ -48,9 +42,13 @@ export interface Engine {
   close(): Promise<void>;
 }
 
-/** The service of an engine, over the engine's own I/O memory. */
-export function newService(options: EngineOptions, io: WebAssembly.Memory): Service {
-  const { memory, strict, counters, clock, replayCache } = options;
-  const heap = new Heap({ size: memory, io, strict });
-  return new Service({ heap, io, counters, clock, replayEntries: replayCache });
+/** The service of an engine that listens on `port`, over the engine's own I/O memory. */
+export function newService(
+  options: EngineOptions,
+  io: WebAssembly.Memory,
+  port: number,
+): Service {
+  const { memory: size, strict } = options;
+  const heap = new Heap({ memory: newHeapMemory(size), size, io, strict });
+  return new Service(options, { heap, io, port });
 }

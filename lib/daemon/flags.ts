@@ -6,7 +6,7 @@ import { count, type Flag, HELP_FLAGS, on, oneOf, type Program, size, text } fro
 import { formatSize } from "../cli/sizes.ts";
 import { GRAIN, MAX_HEAP, MIN_HEAP } from "../heap/heap.ts";
 import { DEFAULT_PORT } from "../protocol/wire.ts";
-import { DEFAULT_ENTRIES, MAX_ENTRIES } from "./replay.ts";
+import { DEFAULT_ENTRIES, MAX_ENTRIES } from "./duplicate_request_cache.ts";
 import { parseCidr } from "./admission.ts";
 
 function networks(placeholder: string, help: string): Flag<readonly string[] | undefined> {

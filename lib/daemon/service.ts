@@ -3,7 +3,8 @@
  * over any bytes, and makes no garbage. Engines, the simulator and the tests all drive `serve`.
  */
 
-import { Counter, type Counters, newCounters, REFUSALS, REQUESTS } from "./counters.ts";
+import { Admission } from "./admission.ts";
+import { Counter, type Counters, REFUSALS, REQUESTS } from "./counters.ts";
 import { GRAIN, type Heap, NULL } from "../heap/heap.ts";
 import {
   Decoded,
@@ -22,7 +23,7 @@ import {
   wordAt,
 } from "../protocol/wire.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
-import { DEFAULT_ENTRIES, NO_ROOM, ReplayCache, UNSEEN } from "./replay.ts";
+import { DuplicateRequestCache, NO_ROOM, UNSEEN } from "./duplicate_request_cache.ts";
 
 /** No datagram goes back. A reply of 0 bytes does: it is how a classic read is refused. */
 export const NO_REPLY = -1;
@@ -39,50 +40,57 @@ const CAS = METHODS.cas.opcode;
 const ADD = METHODS.add.opcode;
 const HELLO = METHODS.hello.opcode;
 
+/** What an operator decides, and what a daemon's threads share: plain data, and arrays over shared memory. */
 export interface ServiceOptions {
+  /** Senders that are admitted, as CIDR blocks; undefined for all who can reach the socket. */
+  allow?: readonly string[] | undefined;
+  /** Replies that the duplicate request cache remembers. */
+  replayCache: number;
+  counters: Counters;
+  /** `clock[0]` is the time in seconds; whoever runs the service advances it. */
+  clock: Int32Array;
+}
+
+/** What a service works on. */
+export interface Workplace {
   heap: Heap;
   /** The memory in which requests, replies and sources lie, the same that the heap was given. */
   io: WebAssembly.Memory;
-  counters?: Counters;
-  /** `clock[0]` is the time in seconds; whoever runs the service advances it. */
-  clock?: Int32Array;
-  /** Replies that the duplicate request cache remembers. */
-  replayEntries?: number;
+  /** The port that the daemon listens on; 0 if there is no socket. */
+  port: number;
 }
 
 export class Service {
   readonly counters: Counters;
   readonly heap: Heap;
   readonly #io: DataView;
-  readonly #replay: ReplayCache;
+  readonly #admission: Admission;
+  readonly #cache: DuplicateRequestCache;
   /** A new one at each start, so that a client can tell that its pointers are gone. */
   readonly #epoch: Uint32Array;
   readonly #request = new Request();
   /** Of the request that was executed last: bytes of the reply's body. */
   #bodyLength = 0;
 
-  constructor(
-    {
-      heap,
-      io,
-      counters = newCounters(),
-      clock = new Int32Array(1),
-      replayEntries = DEFAULT_ENTRIES,
-    }: ServiceOptions,
-  ) {
+  constructor(options: ServiceOptions, { heap, io, port }: Workplace) {
     this.heap = heap;
-    this.counters = counters;
+    this.counters = options.counters;
     this.#io = new DataView(io.buffer);
-    this.#replay = new ReplayCache(replayEntries, io, clock, counters);
+    this.#admission = new Admission(options.allow, port);
+    this.#cache = new DuplicateRequestCache(options.replayCache, io, options.clock, this.counters);
     this.#epoch = crypto.getRandomValues(new Uint32Array(2));
   }
 
   /**
    * Answers the datagram of `length` bytes at `at` of the I/O memory, which came from the sender whose
    * SOURCE_BYTES stand at `source`. The reply is written to `replyAt`, where MAX_DATAGRAM bytes must be
-   * free; the result is its length, or NO_REPLY.
+   * free; the result is its length, or NO_REPLY. This is the one place where a request is refused.
    */
   serve(at: number, length: number, replyAt: number, source: number): number {
+    if (!this.#admission.admits(this.#io, source)) {
+      this.counters[Counter.dropped]!++;
+      return NO_REPLY;
+    }
     const word = length < FIELD ? Word.unknown : wordAt(this.#io, at);
     if (word === Word.classic) return this.#classic(at, length, replyAt);
     if (word === Word.tagged) return this.#tagged(at, length, replyAt, source);
@@ -143,7 +151,7 @@ export class Service {
     let refusal = this.#check(decodeRequest(this.#io, at, available, request));
     const once = refusal === Refusal.none && request.opcode !== READ && request.opcode !== HELLO;
     if (once) {
-      const recalled = this.#replay.recall(source, at, replyAt, room);
+      const recalled = this.#cache.recall(source, at, replyAt, room);
       if (recalled === NO_ROOM) refusal = this.#refuse(Refusal.tooLong);
       else if (recalled !== UNSEEN) return recalled;
     }
@@ -153,7 +161,7 @@ export class Service {
     }
     encodeReplyHead(this.#io, replyAt, request, ERRNO_OF[refusal]!, this.#bodyLength);
     // What had no room was not executed: it is not remembered, so that the client may send it again.
-    if (once && refusal !== Refusal.tooLong) this.#replay.remember(source, replyAt);
+    if (once && refusal !== Refusal.tooLong) this.#cache.remember(source, replyAt);
     return REPLY_HEAD + this.#bodyLength;
   }
 

@@ -45,6 +45,8 @@ const PAGE = 1 << PAGE_SHIFT;
 const REGION_SHIFT = 10;
 
 export interface HeapOptions {
+  /** Where the bytes of clients lie, all zero: `newHeapMemory(size)`. */
+  memory: WebAssembly.Memory;
   /** Bytes, MIN_HEAP to MAX_HEAP, a multiple of GRAIN. */
   size: number;
   /** The memory that `read` copies to and `write` copies from. */
@@ -59,6 +61,28 @@ export interface Span {
   length: number;
 }
 
+/**
+ * The memory of a heap of `size` bytes, whole from the start; the kernel commits its pages as they are
+ * touched. Throws RangeError if that is not a size that a heap can have, or the memory cannot be had.
+ */
+export function newHeapMemory(size: number): WebAssembly.Memory {
+  if (!(size >= MIN_HEAP && size <= MAX_HEAP && size % GRAIN === 0)) {
+    throw new RangeError(
+      `Cannot make a heap of ${size} bytes: it must be a multiple of ${GRAIN} from 4KiB to 4GiB`,
+    );
+  }
+  const pages = Math.ceil(size / WASM_PAGE);
+  try {
+    return new WebAssembly.Memory({ initial: pages, maximum: pages });
+  } catch (cause) {
+    throw new RangeError(
+      `Cannot get ${size} bytes of memory for the heap: try a smaller --memory, ` +
+        "or raise the limit on address space (ulimit -v)",
+      { cause },
+    );
+  }
+}
+
 export class Heap {
   readonly base = HEAP_BASE;
   readonly size: number;
@@ -71,27 +95,7 @@ export class Heap {
   /** For each region, how many of its pages are dirty. */
   readonly #dirtyPages: Uint16Array;
 
-  /**
-   * Takes the whole memory at once; the kernel commits its pages as they are touched.
-   * Throws RangeError if the size is not one that a heap can have, or if the memory cannot be had.
-   */
-  constructor({ size, io, strict = false }: HeapOptions) {
-    if (!(size >= MIN_HEAP && size <= MAX_HEAP && size % GRAIN === 0)) {
-      throw new RangeError(
-        `Cannot make a heap of ${size} bytes: it must be a multiple of ${GRAIN} from 4KiB to 4GiB`,
-      );
-    }
-    const pages = Math.ceil(size / WASM_PAGE);
-    let memory: WebAssembly.Memory;
-    try {
-      memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    } catch (cause) {
-      throw new RangeError(
-        `Cannot get ${size} bytes of memory for the heap: try a smaller --memory, ` +
-          "or raise the limit on address space (ulimit -v)",
-        { cause },
-      );
-    }
+  constructor({ memory, size, io, strict = false }: HeapOptions) {
     this.size = size;
     this.buddy = new Buddy(size / GRAIN);
     this.#strict = strict;
@@ -110,15 +114,15 @@ export class Heap {
     const order = orderFor(span.length);
     const grain = this.buddy.allocate(order);
     if (grain === NONE) return Refusal.outOfMemory;
-    this.#clean(grain << GRAIN_SHIFT, (1 << order) * GRAIN);
-    span.pointer = HEAP_BASE + grain * GRAIN;
+    this.#zero(grain << GRAIN_SHIFT, (1 << order) * GRAIN);
+    setOffset(span, grain * GRAIN);
     return Refusal.none;
   }
 
   /** Frees the allocation at `span.pointer`. Like free(3), it does nothing for NULL. */
   free(span: Span): Refusal {
     if (span.pointer === NULL) return Refusal.none;
-    const offset = span.pointer - HEAP_BASE;
+    const offset = offsetOf(span);
     if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
     const freed = this.buddy.free(offset >>> GRAIN_SHIFT);
@@ -130,7 +134,7 @@ export class Heap {
   read(span: Span, at: number): Refusal {
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none) return refusal;
-    this.#bulk.load(at, (span.pointer - HEAP_BASE) | 0, span.length | 0);
+    this.#bulk.load(at, (offsetOf(span)) | 0, span.length | 0);
     return Refusal.none;
   }
 
@@ -138,8 +142,8 @@ export class Heap {
   write(span: Span, at: number): Refusal {
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none || span.length === 0) return refusal;
-    const offset = span.pointer - HEAP_BASE;
-    this.#soil(offset >>> PAGE_SHIFT, (offset + span.length - 1) >>> PAGE_SHIFT);
+    const offset = offsetOf(span);
+    this.#markDirty(offset >>> PAGE_SHIFT, (offset + span.length - 1) >>> PAGE_SHIFT);
     this.#bulk.store(offset | 0, at, span.length | 0);
     return Refusal.none;
   }
@@ -152,7 +156,7 @@ export class Heap {
    */
   realloc(span: Span): Refusal {
     if (span.pointer === NULL) return this.malloc(span);
-    const offset = span.pointer - HEAP_BASE;
+    const offset = offsetOf(span);
     if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
     const grain = offset >>> GRAIN_SHIFT;
@@ -174,13 +178,13 @@ export class Heap {
       target = this.buddy.allocate(wanted);
       if (target === NONE) return Refusal.outOfMemory;
       const to = target * GRAIN;
-      this.#clean(to | 0, used);
+      this.#zero(to | 0, used);
       this.#copy(to, offset, used);
       this.buddy.free(grain);
-      span.pointer = HEAP_BASE + to;
+      setOffset(span, to);
     }
     const kept = Math.min(used, span.length);
-    this.#clean((target * GRAIN + kept) | 0, usable - kept);
+    this.#zero((target * GRAIN + kept) | 0, usable - kept);
     return Refusal.none;
   }
 
@@ -191,11 +195,11 @@ export class Heap {
   cas(span: Span, operands: number, at: number): Refusal {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
-    const offset = span.pointer - HEAP_BASE;
+    const offset = offsetOf(span);
     this.#bulk.load(at, offset | 0, WORD);
     if (this.#io.getInt32(at) !== this.#io.getInt32(operands)) return Refusal.none;
     if (this.#io.getInt32(at + 4) !== this.#io.getInt32(operands + 4)) return Refusal.none;
-    this.#soil(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
+    this.#markDirty(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
     this.#bulk.store(offset | 0, operands + WORD, WORD);
     return Refusal.none;
   }
@@ -207,7 +211,7 @@ export class Heap {
   add(span: Span, operand: number, at: number): Refusal {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
-    const offset = span.pointer - HEAP_BASE;
+    const offset = offsetOf(span);
     this.#bulk.load(at, offset | 0, WORD);
     const high = this.#io.getUint32(at);
     const low = this.#io.getUint32(at + 4);
@@ -215,7 +219,7 @@ export class Heap {
     const carry = lowSum >= 2 ** 32 ? 1 : 0;
     this.#io.setUint32(at, high + this.#io.getUint32(operand) + carry); // modulo 2^32
     this.#io.setUint32(at + 4, lowSum);
-    this.#soil(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
+    this.#markDirty(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
     this.#bulk.store(offset | 0, at, WORD);
     this.#io.setUint32(at, high);
     this.#io.setUint32(at + 4, low);
@@ -226,12 +230,12 @@ export class Heap {
     span.length = WORD;
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none) return refusal;
-    return ((span.pointer - HEAP_BASE) & (WORD - 1)) === 0 ? Refusal.none : Refusal.misaligned;
+    return ((offsetOf(span)) & (WORD - 1)) === 0 ? Refusal.none : Refusal.misaligned;
   }
 
   /** What may be accessed. Offsets are taken modulo 2^32, by `| 0` and `>>>`, only after this. */
   #admit(span: Span): Refusal {
-    const offset = span.pointer - HEAP_BASE;
+    const offset = offsetOf(span);
     const end = offset + span.length;
     if (!(offset >= 0 && end <= this.size)) return Refusal.outsideHeap;
     if (!this.#strict) return Refusal.none;
@@ -241,7 +245,7 @@ export class Heap {
   }
 
   /** Notes that pages may no longer be all zero. */
-  #soil(first: number, last: number): void {
+  #markDirty(first: number, last: number): void {
     for (let page = first; page <= last; page++) {
       if (this.#dirty[page] !== 0) continue;
       this.#dirty[page] = 1;
@@ -263,7 +267,7 @@ export class Heap {
    * Zeroes bytes, leaving alone the pages that were not written since they were last zeroed. The offset
    * comes as a 32-bit integer, negative from 2 GiB on, which no call boxes.
    */
-  #clean(offset32: number, length: number): void {
+  #zero(offset32: number, length: number): void {
     if (length === 0) return;
     const offset = offset32 >>> 0;
     const end = offset + length;
@@ -289,10 +293,20 @@ export class Heap {
       const from = Math.max(offset, page * PAGE);
       const size = Math.min(end, (page + 1) * PAGE) - from;
       const to = target + from - offset;
-      this.#soil(to >>> PAGE_SHIFT, (to + size - 1) >>> PAGE_SHIFT);
+      this.#markDirty(to >>> PAGE_SHIFT, (to + size - 1) >>> PAGE_SHIFT);
       this.#bulk.move(to | 0, from | 0, size | 0);
     }
   }
+}
+
+/** The offset of a span's address; it may lie outside the heap, and is small enough for V8 to inline. */
+function offsetOf(span: Span): number {
+  return span.pointer - HEAP_BASE;
+}
+
+/** The twin of `offsetOf`. */
+function setOffset(span: Span, offset: number): void {
+  span.pointer = HEAP_BASE + offset;
 }
 
 /** The order of the smallest block that holds `length` bytes, of which there are at most MAX_HEAP. */

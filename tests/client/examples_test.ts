@@ -3,7 +3,7 @@ import { HashMap } from "../../examples/hash_map.ts";
 import { List } from "../../examples/list.ts";
 import { addressOf, readWord, Stack, successor } from "../../examples/stack.ts";
 import { MAX_TIMEOUT_MS, Remote, type RemoteOptions } from "../../lib/client/remote.ts";
-import { DEFAULT_ENTRIES } from "../../lib/daemon/replay.ts";
+import { DEFAULT_ENTRIES } from "../../lib/daemon/duplicate_request_cache.ts";
 import type { Transport } from "../../lib/client/transport.ts";
 import { type Daemon, type DaemonOptions, startDaemon } from "../daemon.ts";
 import { FOUL, Simulation } from "./simulation.ts";
@@ -127,7 +127,7 @@ for (const strict of [false, true]) {
 
 Deno.test("Stack and HashMap are right on a network that loses, doubles and delays", async () => {
   for (const seed of [1, 2, 3]) {
-    const daemon = { size: 1024 * 1024, replayEntries: DEFAULT_ENTRIES, strict: seed === 3 };
+    const daemon = { size: 1024 * 1024, replayCache: DEFAULT_ENTRIES, strict: seed === 3 };
     const simulation = new Simulation(seed, FOUL, daemon);
     const options = { clock: simulation, protocol: "tagged", timeout: MAX_TIMEOUT_MS } as const;
     const work = async () => {

@@ -11,7 +11,7 @@ import {
   Request,
 } from "../../lib/protocol/wire.ts";
 import { MAX_TIMEOUT_MS, NoReplyError, RefusedError, Remote } from "../../lib/client/remote.ts";
-import { LIFETIME_SECONDS } from "../../lib/daemon/replay.ts";
+import { LIFETIME_SECONDS } from "../../lib/daemon/duplicate_request_cache.ts";
 import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../../lib/client/transport.ts";
 import { startDaemon } from "../daemon.ts";
 import { fields, head, Random, word } from "../testing.ts";

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/asser
 import { Counter, REQUESTS } from "../../lib/daemon/counters.ts";
 import { GRAIN } from "../../lib/heap/heap.ts";
 import { NoReplyError, RefusedError, Remote } from "../../lib/client/remote.ts";
-import { DEFAULT_ENTRIES } from "../../lib/daemon/replay.ts";
+import { DEFAULT_ENTRIES } from "../../lib/daemon/duplicate_request_cache.ts";
 import { FAIR, FOUL, Simulation, type Weather } from "./simulation.ts";
 import { Box, fields, Random } from "../testing.ts";
 
@@ -21,7 +21,7 @@ const WORD = 8;
 
 const RANDOM_SEED = Number(Deno.args[0] ?? crypto.getRandomValues(new Uint32Array(1))[0]);
 
-const DAEMON = { size: 1024 * 1024, replayEntries: DEFAULT_ENTRIES };
+const DAEMON = { size: 1024 * 1024, replayCache: DEFAULT_ENTRIES };
 
 /** A plan that has some of everything. */
 const MIXED = { mallocs: 2000, additions: 2000, swaps: 500, tasks: 4 };
@@ -161,16 +161,15 @@ interface Plan {
   swaps: number;
   /** Tasks of each kind that a client works on at a time. */
   tasks: number;
-  replayEntries?: number;
+  replayCache?: number;
   /** Called before the daemon serves a datagram. */
   onRequest?: (daemon: Box) => void;
 }
 
 /** Runs the plan, divided among the clients, and checks; then frees everything and checks again. */
 async function simulate(seed: number, weather: Weather, plan: Plan) {
-  const { mallocs, additions, swaps, tasks, replayEntries = DAEMON.replayEntries, onRequest } =
-    plan;
-  const simulation = new Simulation(seed, weather, { ...DAEMON, replayEntries });
+  const { mallocs, additions, swaps, tasks, replayCache = DAEMON.replayCache, onRequest } = plan;
+  const simulation = new Simulation(seed, weather, { ...DAEMON, replayCache });
   if (onRequest !== undefined) simulation.onRequest = onRequest;
   const daemon = simulation.daemon!;
   const random = new Random(seed + 1);
@@ -256,7 +255,7 @@ Deno.test("Ledger finds every kind of violation when the daemon forgets its repl
 });
 
 Deno.test("Ledger finds violations when the daemon remembers too few replies", async () => {
-  const { violations } = await simulate(8, FOUL, { ...MIXED, replayEntries: 8 });
+  const { violations } = await simulate(8, FOUL, { ...MIXED, replayCache: 8 });
   assertNotEquals(violations, []);
 });
 

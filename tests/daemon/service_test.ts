@@ -459,7 +459,7 @@ Deno.test("serve() neither carries out nor remembers a request that it has no ro
 });
 
 Deno.test("serve() carries out a datagram of 4,094 frees once, though its reply is full", () => {
-  const box = new Box({ size: 128 * 1024, replayEntries: 5000 });
+  const box = new Box({ size: 128 * 1024, replayCache: 5000 });
   const requests = Math.floor(MAX_DATAGRAM / 16);
   let frees = "";
   for (let i = 0; i < requests; i++) {
@@ -519,6 +519,16 @@ Deno.test("serve() carries out requests with short replies behind too many hello
   const reply = box.ask(hellos + frees);
   assertEquals(reply?.length, 2 * 16 * 4094);
   assert(reply?.endsWith([1, 2, 3, 4].map((tag) => head(tag, FREE, 0, 0)).join("")));
+});
+
+Deno.test("serve() itself drops and counts what comes from a sender that is not admitted", () => {
+  const box = new Box({ allow: ["192.0.2.0/24"], port: 8081 });
+  const drops = () => box.service.counters[Counter.dropped];
+  assertEquals([box.ask(fields(MALLOC, 16)), drops()], [NO_REPLY, 1]);
+  box.from("192.0.2.1", 8081);
+  assertEquals([box.ask(word(1, MALLOC) + fields(16)), drops()], [NO_REPLY, 2]);
+  box.from("192.0.2.1", 40000);
+  assertEquals([box.ask(fields(MALLOC, 16)), drops()], [fields(BASE), 2]);
 });
 
 Deno.test("hello tells an epoch that is the service's own", () => {

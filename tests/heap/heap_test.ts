@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { equals } from "@std/bytes";
-import { GRAIN, Heap, HEAP_BASE, MAX_HEAP, MIN_HEAP } from "../../lib/heap/heap.ts";
+import { GRAIN, Heap, HEAP_BASE, MAX_HEAP, MIN_HEAP, newHeapMemory } from "../../lib/heap/heap.ts";
 import { Refusal } from "../../lib/heap/refusal.ts";
 import { Random } from "../testing.ts";
 
@@ -18,7 +18,7 @@ class Harness {
   readonly heap: Heap;
 
   constructor(size: number, strict = false) {
-    this.heap = new Heap({ size, io: this.io, strict });
+    this.heap = new Heap({ memory: newHeapMemory(size), size, io: this.io, strict });
   }
 
   /** The address, or 0 if it was refused. */
@@ -80,14 +80,13 @@ Deno.test("Heap refuses a size that a heap cannot have", () => {
 
 Deno.test("Heap says how much memory it asked for and what to try if it cannot have it", () => {
   const { Memory } = WebAssembly;
-  const io = new Memory({ initial: 1 });
   WebAssembly.Memory = class extends Memory {
     constructor() {
       super({ initial: 1, maximum: 0 }); // throws RangeError, as it does where memory is short
     }
   };
   try {
-    const error = assertThrows(() => new Heap({ size: GIB, io }), RangeError);
+    const error = assertThrows(() => newHeapMemory(GIB), RangeError);
     assertMatch(error.message, /^Cannot get 1073741824 bytes .* try a smaller --memory/);
     assert(error.cause instanceof RangeError);
   } finally {

@@ -7,9 +7,8 @@
 import { Counter } from "../counters.ts";
 import { type Engine, type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
-import { NO_REPLY } from "../service.ts";
+import { NO_REPLY, type Service } from "../service.ts";
 import { writeSource } from "../../system/address.ts";
-import { Admission } from "../admission.ts";
 
 /** Where things lie in the I/O memory: a request, its reply, and who sent it. */
 const REQUEST = 0;
@@ -21,15 +20,20 @@ const IO_PAGES = 3;
 const REST_MS = 10;
 
 export function serveDatagram(options: EngineOptions): Promise<Engine> {
-  const { hostname, port, allow, counters } = options;
+  const { hostname, port, counters } = options;
   const io = new WebAssembly.Memory({ initial: IO_PAGES, maximum: IO_PAGES });
-  const service = newService(options, io);
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port });
   const address = socket.addr as Deno.NetAddr;
+  let service: Service;
+  try {
+    service = newService(options, io, address.port);
+  } catch (error) {
+    socket.close();
+    throw error;
+  }
   const view = new DataView(io.buffer);
   const requests = new Uint8Array(io.buffer, REQUEST, MAX_DATAGRAM);
   const replies = new Uint8Array(io.buffer, REPLY, MAX_DATAGRAM);
-  const admission = new Admission(allow, address.port);
   let closing = false;
   let lastHostname = "";
   let sending: Promise<number> = Promise.resolve(0);
@@ -52,10 +56,6 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
       counters[Counter.received]!++;
       if (sender.hostname === lastHostname) view.setUint16(SOURCE + 2, sender.port);
       else writeSource(view, SOURCE, lastHostname = sender.hostname, sender.port);
-      if (!admission.admits(view, SOURCE)) {
-        counters[Counter.dropped]!++;
-        continue;
-      }
       const replyLength = service.serve(REQUEST, length, REPLY, SOURCE);
       if (replyLength === NO_REPLY) continue;
       try {

@@ -17,7 +17,6 @@ import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
 import { SOURCE_BYTES } from "../../system/address.ts";
-import { Admission } from "../admission.ts";
 import {
   Arena,
   CMSGHDR,
@@ -271,7 +270,6 @@ class Loop {
   readonly #stop: Int32Array<SharedArrayBuffer>;
   readonly #counters: Counters;
   readonly #service: Service;
-  readonly #admission: Admission;
   readonly #replies: Replies;
   /** The address of the first message's header. */
   readonly #headers = this.#arena.addressOf(RECEIVE_HEADERS);
@@ -284,8 +282,7 @@ class Loop {
     this.#spin = spin;
     this.#stop = stop;
     this.#counters = options.counters;
-    this.#service = newService(options, this.#arena.memory);
-    this.#admission = new Admission(options.allow, port);
+    this.#service = newService(options, this.#arena.memory, port);
     this.#replies = new Replies(this.#libc, this.#arena, start);
     for (let i = 0; i < BATCH; i++) {
       const header = RECEIVE_HEADERS + i * MMSGHDR.size;
@@ -340,13 +337,11 @@ class Loop {
     const start = MESSAGES + i * MESSAGE_STRIDE;
     const bytes = this.#view.getInt32(RECEIVE_HEADERS + i * MMSGHDR.size + MMSGHDR.length, true);
     const segment = this.#segment(i, bytes);
-    const admitted = this.#admission.admits(this.#view, source);
     let at = 0;
     do { // once for an empty one
       this.#counters[Counter.received]!++;
       const length = Math.min(segment, bytes - at, MAX_DATAGRAM);
-      if (admitted) this.#answer(start + at, length, source);
-      else this.#counters[Counter.dropped]!++;
+      this.#answer(start + at, length, source);
       at += segment;
     } while (at < bytes);
   }

@@ -1,12 +1,12 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { Counter, newCounters } from "../../lib/daemon/counters.ts";
 import {
+  DuplicateRequestCache,
   LIFETIME_SECONDS,
   MAX_ENTRIES,
   NO_ROOM,
-  ReplayCache,
   UNSEEN,
-} from "../../lib/daemon/replay.ts";
+} from "../../lib/daemon/duplicate_request_cache.ts";
 import { writeSource } from "../../lib/system/address.ts";
 import { fields, head, Random, word } from "../testing.ts";
 
@@ -23,7 +23,7 @@ const RECALLED = 192;
 class Harness {
   readonly clock = new Int32Array(1);
   readonly counters = newCounters();
-  readonly cache: ReplayCache;
+  readonly cache: DuplicateRequestCache;
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
 
@@ -31,7 +31,7 @@ class Harness {
     const io = new WebAssembly.Memory({ initial: 1 });
     this.#bytes = new Uint8Array(io.buffer);
     this.#view = new DataView(io.buffer);
-    this.cache = new ReplayCache(entries, io, this.clock, this.counters);
+    this.cache = new DuplicateRequestCache(entries, io, this.clock, this.counters);
     this.from("127.0.0.1", 40000);
   }
 
@@ -147,7 +147,7 @@ Deno.test("recall() honours a reply for 60 seconds of the clock", () => {
   }
 });
 
-Deno.test("ReplayCache refuses a number of entries that it cannot have", () => {
+Deno.test("DuplicateRequestCache refuses a number of entries that it cannot have", () => {
   for (const entries of [0, -1, 1.5, NaN, MAX_ENTRIES + 1]) {
     assertThrows(() => new Harness(entries), RangeError, `Cannot remember ${entries} replies`);
   }
@@ -173,7 +173,7 @@ class Model {
 }
 
 for (const entries of [1, 2, 3, 5, 100]) {
-  Deno.test(`ReplayCache does what a naive model does with room for ${entries}`, () => {
+  Deno.test(`DuplicateRequestCache does what a naive model does with room for ${entries}`, () => {
     for (const seed of [1, 2, 3]) {
       const random = new Random(seed);
       const harness = new Harness(entries);

@@ -38,7 +38,7 @@ const SECOND = SOURCE_WORDS + REPLY_WORDS;
 const ENTRY_WORDS = SECOND + 1;
 const NOWHERE = -1;
 
-export class ReplayCache {
+export class DuplicateRequestCache {
   readonly #entries: number;
   readonly #io: DataView;
   readonly #clock: Int32Array;
