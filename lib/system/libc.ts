@@ -63,22 +63,31 @@ export const IOVEC = struct(16, { base: 8, length: 8 });
 /** Before the data of a control message; `length` counts both. */
 export const CMSGHDR = struct(16, { length: 8, level: 4, type: 4 });
 export const POLLFD = struct(8, { fd: 4, events: 2, revents: 2 });
-export const TIMEVAL = struct(16, { seconds: 8, microseconds: 8 });
+/** A program of classic BPF, <linux/filter.h>: how many instructions of 8 bytes, and where they are. */
+export const SOCK_FPROG = struct(16, { length: 2, filter: 8 });
 
 /** What a control message with so much data takes, CMSG_SPACE of cmsg(3). */
 export function controlSpace(data: number): number {
   return CMSGHDR.size + Math.ceil(data / 8) * 8;
 }
 
-/** <bits/socket.h>, <asm-generic/socket.h>, <linux/udp.h> */
+/** <bits/socket.h>, <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h> */
 export const SOCK_DGRAM = 2;
 export const SOCK_CLOEXEC = 0o2000000;
 export const SHUT_RD = 0;
+export const SOL_IP = 0;
 export const SOL_SOCKET = 1;
+export const SO_SNDBUF = 7;
 export const SO_RCVBUF = 8;
-export const SO_SNDTIMEO = 21;
+export const SO_REUSEPORT = 15;
+export const SO_SNDBUFFORCE = 32;
 export const SO_RCVBUFFORCE = 33;
 export const SO_RXQ_OVFL = 40;
+export const SO_ATTACH_REUSEPORT_CBPF = 51;
+export const SOL_IPV6 = 41;
+export const IP_PKTINFO = 8;
+export const IPV6_RECVPKTINFO = 49;
+export const IPV6_PKTINFO = 50;
 export const SOL_UDP = 17;
 export const UDP_SEGMENT = 103;
 export const UDP_GRO = 104;

@@ -18,20 +18,20 @@ import {
   SO_RCVBUF,
   SO_RCVBUFFORCE,
   SO_RXQ_OVFL,
-  SO_SNDTIMEO,
+  SO_SNDBUF,
+  SO_SNDBUFFORCE,
   SOCK_CLOEXEC,
   SOCK_DGRAM,
   SOL_SOCKET,
   SOL_UDP,
-  TIMEVAL,
   UDP_GRO,
   UDP_SEGMENT,
   Unavailable,
 } from "../../system/libc.ts";
 import type { Report, Start } from "./syscall_worker.ts";
 
-/** How long a send waits for a full interface, so that one cannot hold up the loop for ever. */
-const SEND_TIMEOUT_US = 50_000;
+/** Room in the kernel for replies that wait for an interface, as one batch may bring. */
+const SEND_BUFFER = 4 * 1024 * 1024;
 
 const WORKER = new URL("./syscall_worker.ts", import.meta.url);
 
@@ -48,7 +48,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   const { fd, port } = socket;
   const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const granted = socket.setReceiveBuffer(receiveBuffer);
-  socket.set(SOL_SOCKET, SO_SNDTIMEO, timeval(SEND_TIMEOUT_US));
+  socket.setSendBuffer(SEND_BUFFER);
   // The kernel may be too old for the rest: each of them is done without.
   socket.set(SOL_SOCKET, SO_RXQ_OVFL, int(1));
   socket.set(SOL_UDP, UDP_GRO, int(1));
@@ -157,6 +157,12 @@ class Socket {
     return doubled[0]! / 2;
   }
 
+  setSendBuffer(bytes: number): void {
+    if (!this.set(SOL_SOCKET, SO_SNDBUFFORCE, int(bytes))) {
+      this.set(SOL_SOCKET, SO_SNDBUF, int(bytes));
+    }
+  }
+
   /** Wakes who waits for a datagram. The call fails, because the socket is not connected; it works. */
   wake(): void {
     this.#libc.symbols.shutdown(this.fd, SHUT_RD);
@@ -177,10 +183,4 @@ class Socket {
 
 function int(value: number): Int32Array<ArrayBuffer> {
   return new Int32Array([value]);
-}
-
-function timeval(microseconds: number): Int32Array<ArrayBuffer> {
-  const value = new Int32Array(TIMEVAL.size / 4);
-  value[TIMEVAL.microseconds / 4] = microseconds;
-  return value;
 }
