@@ -24,7 +24,7 @@ export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 
-.PHONY: run build test check bench bench-compare bench-gc install uninstall dist clean help FORCE
+.PHONY: run build test test-clients check bench bench-compare bench-gc install uninstall dist clean help FORCE
 
 run: | $(DENO_FILE) ## start the daemon; ARGS="--memory 4GiB" adds options
 	@$(DENO) run -q -P=daemon --allow-read=lib main.ts $(ARGS)
@@ -32,8 +32,16 @@ run: | $(DENO_FILE) ## start the daemon; ARGS="--memory 4GiB" adds options
 build: dist/mallocd dist/mallocd-client dist/man ## make the executables; ENGINE=datagram for a daemon without FFI, ENGINE=auto undoes it
 
 test: build .tools/empty | $(DENO_FILE) ## run all tests; DENO_VERSION=2.9.6 tries another Deno
-	$(DENO) test -q -P=test --ignore=tests/programs tests/
+	$(DENO) test -q -P=test --ignore=tests/programs,tests/clients tests/
 	$(DENO) test -q -P=programs tests/programs/
+
+# What the tests of clients/ want: a compiler, and what reads and writes a disk. They build what they test.
+CLIENTS_WANT := binutils gcc libc6-dev make python3 mount util-linux \
+	nbdkit nbdkit-plugin-dev libnbd-bin fuse3 qemu-utils e2fsprogs
+
+test-clients: build | $(DENO_FILE) ## test clients/; as root on Debian it installs what that takes
+	@tools/packages.sh $(CLIENTS_WANT)
+	$(DENO) test -q -P=programs tests/clients/
 
 check: | $(DENO_FILE) ## check format, lint and types
 	$(DENO) fmt --check
@@ -104,7 +112,7 @@ dist: dist/man | $(COMPILER_FILE) ## pack the executables for every platform tha
 	@tools/dist.sh $(COMPILER) $(TOOLS) dist
 
 clean: ## remove what was built and downloaded
-	rm -rf dist $(TOOLS)
+	rm -rf dist $(TOOLS) clients/*/build
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 15

@@ -22,6 +22,8 @@ export interface RunOptions {
   input?: string | Uint8Array<ArrayBuffer>;
   /** Its environment, beside PATH, in which the programs come first. */
   env?: Record<string, string>;
+  /** Milliseconds that it may take. */
+  timeout?: number;
 }
 
 function spawn(command: string, args: readonly string[], { input, env }: RunOptions) {
@@ -38,7 +40,7 @@ function spawn(command: string, args: readonly string[], { input, env }: RunOpti
 /** Runs a program to its end. */
 export async function runBytes(command: string, args: readonly string[], options: RunOptions = {}) {
   const child = spawn(command, args, options);
-  const timer = setTimeout(() => child.kill("SIGKILL"), DEADLINE_MS);
+  const timer = setTimeout(() => child.kill("SIGKILL"), options.timeout ?? DEADLINE_MS);
   try {
     if (options.input !== undefined) {
       await new Response(options.input).body!.pipeTo(child.stdin);
