@@ -8,8 +8,7 @@
 
 import { type Report, runLoad } from "../lib/client/load/run.ts";
 import { LibcWire } from "../lib/client/load/libc_wire.ts";
-import type { Workload } from "../lib/client/load/load.ts";
-import { parseMix, parseSizes } from "../lib/client/load/workload.ts";
+import { parseMix, parseSizes, type Workload } from "../lib/client/load/workload.ts";
 import { Remote } from "../lib/client/remote.ts";
 import { grouped, printTable } from "./table.ts";
 

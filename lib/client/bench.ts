@@ -4,7 +4,7 @@ import { UsageError } from "../cli/flags.ts";
 import { Unavailable } from "../system/libc.ts";
 import { DenoWire } from "./load/deno_wire.ts";
 import { LibcWire } from "./load/libc_wire.ts";
-import { problemOf, type Workload } from "./load/load.ts";
+import { problemOf, type Workload } from "./load/workload.ts";
 import { type Report, runLoad } from "./load/run.ts";
 import { type Wire, WireError } from "./load/wire.ts";
 import { parseServer, resolve } from "./transport.ts";
@@ -32,6 +32,7 @@ export async function bench(context: Context): Promise<boolean> {
   try {
     const report = await runLoad(workload, flags.seconds, { remote, wire, terminal });
     terminal.write(flags.json ? JSON.stringify(report) + "\n" : describe(report));
+    if (report.shortfall !== undefined) terminal.say(`mallocd-client: bench: ${report.shortfall}`);
     return report.lost === 0 && report.wrong === 0;
   } finally {
     await wire.close();

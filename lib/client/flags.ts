@@ -163,7 +163,8 @@ export const COMMANDS = {
     details:
       "Each sender works on blocks of its own, between 1 and 64 of them, and checks every byte that " +
       "it reads. Of sizes from 16-1024 each is equally likely, of log:16-1024 each doubling is. " +
-      "With --rate, latency counts from when a request was due, also if --in-flight held it back. " +
+      "With --rate, latency counts from when a request was due, also if --in-flight held it back; " +
+      "a rate that was not reached is said so on stderr. " +
       "--coalesce (UDP_SEGMENT, UDP_GRO) calls libc, for which the executable has no permission: " +
       "deno run -P=client --allow-ffi=PATH client.ts bench, with the path of libc. " +
       "Exit code 1 if anything was lost or wrong.",

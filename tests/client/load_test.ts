@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { latencyOf, newHistogram, runLoad } from "../../lib/client/load/run.ts";
+import { latencyOf, newHistogram, runLoad, shortfallOf } from "../../lib/client/load/run.ts";
 import { newCounters } from "../../lib/daemon/counters.ts";
 import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
@@ -9,9 +9,15 @@ import { BLOCKS } from "../../lib/client/load/client.ts";
 import { blockOf } from "../../lib/client/load/contents.ts";
 import { DenoWire } from "../../lib/client/load/deno_wire.ts";
 import { LibcWire } from "../../lib/client/load/libc_wire.ts";
-import { Load, problemOf, type Workload } from "../../lib/client/load/load.ts";
+import { Load } from "../../lib/client/load/load.ts";
 import type { Wire } from "../../lib/client/load/wire.ts";
-import { parseMix, parseSizes, pickLength } from "../../lib/client/load/workload.ts";
+import {
+  parseMix,
+  parseSizes,
+  pickLength,
+  problemOf,
+  type Workload,
+} from "../../lib/client/load/workload.ts";
 import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
 import { RefusedError, Remote } from "../../lib/client/remote.ts";
 import { Box, fields, Random } from "../testing.ts";
@@ -158,7 +164,10 @@ for (const protocol of ["tagged", "classic"] as const) {
         bench.receive();
       }
       assertEquals(bench.outcome, FLAWLESS);
-      assert(bench.load.done.every((count) => count > 100), bench.load.done.join());
+      assert(
+        [0, 1, 2, 3].every((opcode) => bench.load.done[opcode]! > 100),
+        bench.load.done.join(),
+      );
       bench.load.stop();
       assert(bench.load.isOver);
       const blocks = bench.load.clients.flatMap((client) => client.blocks);
@@ -299,7 +308,7 @@ Deno.test("an open loop sends at the times of its schedule, over all clients in 
   assertEquals(bench.load.untilDue, 1);
 });
 
-Deno.test("an open loop counts what it could not even send as lost", () => {
+Deno.test("an open loop counts what it could not even send as unsent, not as lost", () => {
   const bench = new Bench({ ...READS, rate: 1000 });
   for (let ms = 0; ms < 100; ms++) {
     bench.load.now = ms;
@@ -308,7 +317,32 @@ Deno.test("an open loop counts what it could not even send as lost", () => {
   bench.load.stop();
   assert(!bench.load.isOver);
   bench.load.abandon();
-  assertEquals(bench.load.lost, 100);
+  const { lost, unsent } = bench.load;
+  assertEquals({ lost, unsent }, { lost: READS.inFlight, unsent: 100 - READS.inFlight });
+  // These have waited as well: the first of them, due at 4, for 95 ms.
+  assertEquals(bench.histogram.totalCount, unsent);
+  assert(latencyOf(bench.histogram).max >= 94_900);
+});
+
+Deno.test("an open loop counts what it sent late because no more might be in flight", () => {
+  const bench = new Bench({ ...READS, rate: 1000 });
+  for (let ms = 0; ms < 10; ms++) {
+    bench.load.now = ms;
+    bench.send();
+  }
+  assertEquals(bench.load.held, 0); // it is counted when it is sent
+  bench.receive();
+  bench.send();
+  assertEquals(bench.load.held, 1);
+});
+
+Deno.test("shortfallOf() says that a rate was not reached, and what held it back", () => {
+  const { load } = stalled({ ...READS, rate: 1000 });
+  assertEquals(shortfallOf(load, 1000), undefined);
+  assert(shortfallOf(load, 900)!.endsWith("this client sends no faster"));
+  load.held = load.requests;
+  assert(shortfallOf(load, 900)!.includes("--in-flight 4 held requests back"));
+  assertEquals(shortfallOf(stalled(READS).load, 0), undefined);
 });
 
 /** The load on a daemon of this process, over sockets. */

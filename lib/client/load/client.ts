@@ -13,7 +13,7 @@ import {
   setField,
 } from "../../protocol/wire.ts";
 import { fillBlock, holdsBlock, holdsZeros } from "./contents.ts";
-import type { Load } from "./load.ts";
+import type { Ledger } from "./ledger.ts";
 import { opcodesOf, pickLength, type Sizes } from "./workload.ts";
 
 const MALLOC = METHODS.malloc.opcode;
@@ -28,7 +28,7 @@ const MAX_BLOCKS = 2 * BLOCKS;
 
 /** One sender. It can be told what came and asked for what to send. */
 export class Client {
-  readonly #load: Load;
+  readonly #ledger: Ledger;
   readonly #io: DataView;
   readonly #index: number;
   readonly #tagged: boolean;
@@ -41,6 +41,8 @@ export class Client {
   /** Of the open loop: datagrams sent so far, and when the next one is due. */
   #sent = 0;
   #due = 0;
+  /** Whether that one is due, and waits until a slot is idle. */
+  #isHeld = false;
 
   /** Slots without a datagram: the first #idle of #idleSlots. */
   readonly #idleSlots: Int32Array;
@@ -79,9 +81,9 @@ export class Client {
 
   readonly #reply = new Reply();
 
-  constructor(load: Load, io: DataView, index: number) {
-    const { protocol, inFlight, perDatagram, mix, sizes } = load.workload;
-    this.#load = load;
+  constructor(ledger: Ledger, io: DataView, index: number) {
+    const { protocol, inFlight, perDatagram, mix, sizes } = ledger.workload;
+    this.#ledger = ledger;
     this.#io = io;
     this.#index = index;
     this.#tagged = protocol === "tagged";
@@ -134,7 +136,7 @@ export class Client {
   }
 
   get isOver(): boolean {
-    return this.#idle === this.#inFlight && this.#due > this.#load.end;
+    return this.#idle === this.#inFlight && this.#due > this.#ledger.end;
   }
 
   /** Whether there is something to be received. */
@@ -143,14 +145,24 @@ export class Client {
   }
 
   get untilDue(): number {
-    return this.#idle === 0 || this.#due > this.#load.end ? Infinity : this.#due - this.#load.now;
+    return this.#idle === 0 || this.#due > this.#ledger.end
+      ? Infinity
+      : this.#due - this.#ledger.now;
   }
 
   /** Writes the next datagram that is due to `at`; the result is its length, 0 if none is. */
   next(at: number): number {
-    const { now, end, interval, done, workload } = this.#load;
-    if (this.#idle === 0 || this.#due > now || this.#due > end) return 0;
+    const { now, end, interval, done, workload } = this.#ledger;
+    if (this.#due > now || this.#due > end) return 0;
+    if (this.#idle === 0) {
+      this.#isHeld = true;
+      return 0;
+    }
     const since = interval === 0 ? now : this.#due;
+    if (this.#isHeld) {
+      this.#ledger.held += this.#perDatagram;
+      this.#isHeld = false;
+    }
     const slot = this.#idleSlots[this.#idle - 1]!;
     const first = slot * this.#perDatagram;
     const tag = (this.#turn[slot]! * this.#inFlight + slot) * this.#perDatagram;
@@ -179,7 +191,7 @@ export class Client {
   }
 
   expire(): void {
-    const { now } = this.#load;
+    const { now } = this.#ledger;
     for (let slot = 0; slot < this.#inFlight; slot++) {
       if (this.#deadline[slot]! > now) continue;
       if (this.#tagged) this.#lose(slot);
@@ -192,15 +204,17 @@ export class Client {
       if (this.#deadline[slot] !== Infinity) this.#lose(slot);
     }
     this.#queued = 0;
-    for (; this.#due <= this.#load.end; this.#sent++, this.#schedule()) {
-      this.#load.lost += this.#perDatagram;
+    // They have waited at least until now: to leave them out would make the latencies look better.
+    for (; this.#due <= this.#ledger.end; this.#sent++, this.#schedule()) {
+      this.#ledger.unsent += this.#perDatagram;
+      this.#ledger.answered(this.#due, this.#perDatagram);
     }
   }
 
   /** Says when the next datagram is due. */
   #schedule(): void {
-    const { begin, interval, clients } = this.#load;
-    this.#due = begin + (this.#sent * clients.length + this.#index) * interval;
+    const { begin, interval, workload } = this.#ledger;
+    this.#due = begin + (this.#sent * workload.clients + this.#index) * interval;
   }
 
   /** A random number below `bound`: xorshift (Marsaglia, 2003). */
@@ -259,10 +273,10 @@ export class Client {
 
   /** The replies to a datagram come in one, in the order of the requests. */
   #takeTagged(at: number, end: number): void {
-    const load = this.#load;
+    const ledger = this.#ledger;
     const reply = this.#reply;
     if (!decodeReply(this.#io, at, end, reply)) {
-      load.wrong++; // and what it should have answered will be lost
+      ledger.wrong++; // and what it should have answered will be lost
       return;
     }
     const datagram = Math.floor(reply.tag / this.#perDatagram);
@@ -277,10 +291,10 @@ export class Client {
         reply.opcode === this.#opcode[entry];
       if (isReply && reply.status !== 0) this.#refuse(entry);
       else if (!isReply || !this.#isRight(entry, reply.body, reply.bodyLength)) this.#wrong(entry);
-      load.done[this.#opcode[entry]!]!++;
+      ledger.done[this.#opcode[entry]!]!++;
       at += reply.size;
     }
-    load.answered(this.#since[slot]!, this.#perDatagram);
+    ledger.answered(this.#since[slot]!, this.#perDatagram);
     this.#release(slot);
   }
 
@@ -289,7 +303,7 @@ export class Client {
    * those before it are lost. If it is right for none, it is a wrong one for the oldest.
    */
   #takeClassic(at: number, length: number): void {
-    const load = this.#load;
+    const ledger = this.#ledger;
     if (this.#queued === 0) return; // it was given up for lost
     let lost = 0;
     while (lost < this.#queued && !this.#isRight(this.#queuedAt(lost), at, length)) lost++;
@@ -297,8 +311,8 @@ export class Client {
     for (; !isWrong && lost > 0; lost--) this.#lose(this.#dequeue());
     const slot = this.#dequeue();
     if (isWrong) this.#wrong(slot);
-    load.done[this.#opcode[slot]!]!++;
-    load.answered(this.#since[slot]!, 1);
+    ledger.done[this.#opcode[slot]!]!++;
+    ledger.answered(this.#since[slot]!, 1);
     this.#release(slot);
   }
 
@@ -353,12 +367,12 @@ export class Client {
   }
 
   #refuse(entry: number): void {
-    this.#load.refused++;
+    this.#ledger.refused++;
     this.#giveUp(entry);
   }
 
   #wrong(entry: number): void {
-    this.#load.wrong++;
+    this.#ledger.wrong++;
     this.#giveUp(entry);
   }
 
@@ -368,7 +382,7 @@ export class Client {
   }
 
   #lose(slot: number): void {
-    this.#load.lost += this.#perDatagram;
+    this.#ledger.lost += this.#perDatagram;
     for (let i = 0; i < this.#perDatagram; i++) this.#giveUp(slot * this.#perDatagram + i);
     this.#release(slot);
   }

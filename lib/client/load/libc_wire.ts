@@ -201,9 +201,9 @@ export class LibcWire implements Wire {
     this.io.setInt32(iovecs + i * IOVEC.size + IOVEC.length, length, true);
   }
 
-  /** Waits for a reply, in whole milliseconds: less than one is spent awake. */
+  /** Waits for a reply, in whole milliseconds. The last one is spent awake: whoever sleeps wakes late. */
   #sleep(ms: number): void {
-    if (ms >= 1) this.#libc.symbols.poll(this.#pollfds, this.#pollfdCount, Math.floor(ms));
+    if (ms >= 2) this.#libc.symbols.poll(this.#pollfds, this.#pollfdCount, Math.floor(ms) - 1);
   }
 
   /** Gives a client what has come for it, and returns how many messages that was. */

@@ -10,7 +10,8 @@ import { type MethodName, METHODS } from "../../protocol/wire.ts";
 import type { Remote } from "../remote.ts";
 import { BLOCKS, type Client } from "./client.ts";
 import { blockOf } from "./contents.ts";
-import { Load, type Workload } from "./load.ts";
+import { Load } from "./load.ts";
+import type { Workload } from "./workload.ts";
 import type { Wire } from "./wire.ts";
 
 /** Time that is not counted, in which the compilers of both programs get to know their work. */
@@ -29,6 +30,9 @@ export interface Report {
   readonly lost: number;
   readonly wrong: number;
   readonly refused: number;
+  /** Of a rate that was not reached: requests that were due and never sent, and why. */
+  readonly unsent: number;
+  readonly shortfall?: string;
   readonly latency: Readonly<Record<"p50" | "p90" | "p99" | "p99.9" | "max", number>>;
 }
 
@@ -96,8 +100,28 @@ async function measure(
     load.expire();
   }
   load.abandon();
-  const { lost, wrong, refused } = load;
-  return { wire: wire.name, ...counts, lost, wrong, refused, latency: latencyOf(histogram) };
+  const { lost, wrong, refused, unsent } = load;
+  const shortfall = shortfallOf(load, counts.requestsPerSecond);
+  return {
+    wire: wire.name,
+    ...counts,
+    ...{ lost, wrong, refused, unsent },
+    ...(shortfall === undefined ? {} : { shortfall }),
+    latency: latencyOf(histogram),
+  };
+}
+
+/** A rate that is missed by less was missed by chance: the first and the last requests are few. */
+const REACHED = 0.99;
+
+/** Why the rate was not reached, if it was not, or so late that nobody would say it was. */
+export function shortfallOf({ workload, held, requests }: Load, rate: number): string | undefined {
+  const { rate: wanted, inFlight } = workload;
+  if (wanted === undefined || rate >= REACHED * wanted) return undefined;
+  const what = `the rate of ${wanted} a second was not reached`;
+  return held > requests / 2
+    ? `${what}: --in-flight ${inFlight} held requests back, as replies came no faster`
+    : `${what}: this client sends no faster`;
 }
 
 /** When one cannot be had, the others are awaited all the same: whoever frees them has to know them. */

@@ -1,6 +1,6 @@
 /** What the load generator is to send: which methods, how often each, and blocks of which sizes. */
 
-import { METHODS } from "../../protocol/wire.ts";
+import { FIELD, MAX_DATAGRAM, METHODS } from "../../protocol/wire.ts";
 
 const MIXED = ["read", "write", "malloc", "free"] as const;
 export type Mixed = (typeof MIXED)[number];
@@ -53,4 +53,34 @@ export function parseSizes(text: string): Sizes | undefined {
 export function pickLength({ min, max, log }: Sizes, random: number): number {
   if (!log) return min + Math.floor(random * (max - min + 1));
   return Math.min(max, Math.floor(min * ((max + 1) / min) ** random));
+}
+
+export interface Workload {
+  /** Classic requests are answered in order, and travel one in a datagram. */
+  readonly protocol: "tagged" | "classic";
+  readonly clients: number;
+  /** Datagrams that each client may have in flight. */
+  readonly inFlight: number;
+  /** Requests in each of them. */
+  readonly perDatagram: number;
+  readonly mix: Mix;
+  readonly sizes: Sizes;
+  /** Requests a second of all clients together, for an open loop. */
+  readonly rate?: number | undefined;
+  /** Milliseconds after which a datagram without a reply is lost. */
+  readonly timeout: number;
+}
+
+/** Why there can be no such load, undefined if there can. */
+export function problemOf({ protocol, perDatagram, mix, sizes }: Workload): string | undefined {
+  if (protocol === "classic" && perDatagram > 1) {
+    return "a classic datagram holds one request";
+  }
+  if (protocol === "classic" && mix.read + mix.malloc === 0) {
+    return "the classic protocol answers only read and malloc: the mix needs one of them";
+  }
+  if (perDatagram * (3 * FIELD + sizes.max) > MAX_DATAGRAM) {
+    return `${perDatagram} writes of ${sizes.max} bytes are more than a datagram can carry`;
+  }
+  return undefined;
 }
