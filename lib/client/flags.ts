@@ -64,7 +64,11 @@ export const BENCH_FLAGS = {
   clients: count("N", 1, [1, 1024], "how many senders there are, each with a port of its own"),
   "in-flight": count("N", 32, [1, 65536], "datagrams that each may have in flight"),
   "per-datagram": count("N", 1, [1, 2048], "requests in each datagram"),
-  mix: mixed("METHOD=N,...", "read=70,write=20,malloc=5,free=5", "how often each method is used"),
+  mix: mixed(
+    "METHOD=N,...",
+    "read=70,write=20,malloc=5,free=5",
+    "how often each method is used",
+  ),
   size: sizes("BYTES", "64", "size of blocks: 64, or 16-1024, or log:16-1024"),
   seconds: duration("TIME", "5s", 3_600_000, "how long to measure"),
   rate: optional(
@@ -163,6 +167,7 @@ export const COMMANDS = {
     details:
       "Each sender works on blocks of its own, between 1 and 64 of them, and checks every byte that " +
       "it reads. Of sizes from 16-1024 each is equally likely, of log:16-1024 each doubling is. " +
+      "--mix takes realloc, cas and add, too. " +
       "With --rate, latency counts from when a request was due, also if --in-flight held it back; " +
       "a rate that was not reached is said so on stderr. " +
       "--coalesce (UDP_SEGMENT, UDP_GRO) calls libc, for which the executable has no permission: " +

@@ -22,19 +22,20 @@ import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
 import { RefusedError, Remote } from "../../lib/client/remote.ts";
 import { Box, fields, Random } from "../testing.ts";
 
+const NONE = { read: 0, write: 0, malloc: 0, free: 0, realloc: 0, cas: 0, add: 0 };
 const READS: Workload = {
   protocol: "tagged",
   clients: 1,
   inFlight: 4,
   perDatagram: 1,
-  mix: { read: 1, write: 0, malloc: 0, free: 0 },
+  mix: { ...NONE, read: 1, write: 0, malloc: 0, free: 0 },
   sizes: { min: 64, max: 64, log: false },
   timeout: 1000,
 };
 const MIXED: Workload = {
   ...READS,
   clients: 3,
-  mix: { read: 70, write: 20, malloc: 5, free: 5 },
+  mix: { ...NONE, read: 70, write: 20, malloc: 5, free: 5 },
   sizes: { min: 1, max: 200, log: true },
 };
 
@@ -62,6 +63,10 @@ class Bench {
         this.box.ask(fields(3, address, length) + data.toHex());
         client.adopt(address, length);
       }
+    }
+    for (const client of this.load.clients) {
+      if (client.counterBytes === 0) continue;
+      client.adoptCounters(Number(`0x${this.box.ask(fields(0, client.counterBytes))}`));
     }
     this.load.start();
   }
@@ -99,7 +104,8 @@ class Bench {
 const FLAWLESS = { lost: 0, wrong: 0, refused: 0 };
 
 Deno.test("parseMix() takes each method once, with a weight", () => {
-  assertEquals(parseMix("read=1"), { read: 1, write: 0, malloc: 0, free: 0 });
+  assertEquals(parseMix("read=1"), { ...NONE, read: 1 });
+  assertEquals(parseMix("cas=1,add=2,realloc=3"), { ...NONE, cas: 1, add: 2, realloc: 3 });
   assertEquals(parseMix("free=5,read=70,malloc=5,write=20"), MIXED.mix);
   for (
     const text of [
@@ -147,7 +153,7 @@ Deno.test("problemOf() finds loads that cannot be", () => {
   assertEquals(problemOf({ ...MIXED, protocol: "classic" }), undefined);
   const impossible: Partial<Workload>[] = [
     { protocol: "classic", perDatagram: 2 },
-    { protocol: "classic", mix: { read: 0, write: 1, malloc: 0, free: 1 } },
+    { protocol: "classic", mix: { ...NONE, read: 0, write: 1, malloc: 0, free: 1 } },
     { perDatagram: 2000 },
     { sizes: { min: 1, max: MAX_DATAGRAM, log: false } },
   ];
@@ -176,6 +182,62 @@ for (const protocol of ["tagged", "classic"] as const) {
   }
 }
 
+const ALL = {
+  ...MIXED,
+  mix: { ...NONE, read: 40, write: 10, malloc: 5, free: 5, realloc: 20, cas: 10, add: 10 },
+};
+
+Deno.test("a load of all methods is served without a flaw, and counts each of them", () => {
+  const bench = new Bench({ ...ALL, perDatagram: 3 });
+  for (let i = 0; i < 3000; i++) {
+    bench.load.now++;
+    bench.send();
+    bench.receive();
+  }
+  assertEquals(bench.outcome, FLAWLESS);
+  assert([0, 1, 2, 3, 4, 5, 6].every((opcode) => bench.load.done[opcode]! > 100));
+});
+
+Deno.test("a load of all methods goes on when replies are lost", () => {
+  const random = new Random(1);
+  const bench = new Bench(ALL);
+  for (let i = 0; i < 2000; i++) {
+    bench.load.now += 1000;
+    bench.load.expire();
+    bench.send();
+    bench.receive((reply) => random.chance(0.05) ? undefined : reply);
+  }
+  assert(bench.load.lost > 100);
+  assertEquals(bench.load.wrong, 0);
+});
+
+Deno.test("a load finds every wrong byte of what cas and add return", () => {
+  for (const mix of [{ ...NONE, cas: 1 }, { ...NONE, add: 1 }]) {
+    for (let at = 16; at < 24; at++) {
+      const bench = new Bench({ ...READS, mix });
+      bench.send();
+      bench.receive((reply) => reply.map((byte, i) => i === at ? byte ^ 0x10 : byte));
+      assertEquals(bench.outcome, { ...FLAWLESS, wrong: READS.inFlight }, `byte ${at}`);
+    }
+  }
+});
+
+Deno.test("a load finds a realloc that keeps nothing, and one that leaves growth unzeroed", () => {
+  const sizes = { min: 64, max: 128, log: false };
+  for (const spoil of [0, 0xff]) {
+    const bench = new Bench({ ...READS, sizes, mix: { ...NONE, read: 1, realloc: 1 } });
+    for (let i = 0; i < 200; i++) {
+      bench.send();
+      bench.receive((reply) => {
+        // Of reads only: their first byte, or their last one, is not what it was.
+        if (reply.length >= 16 + 64) reply[spoil === 0 ? 16 : reply.length - 1]! ^= 0xff;
+        return reply;
+      });
+    }
+    assert(bench.load.wrong > 100 && bench.load.wrong === bench.load.done[2]);
+  }
+});
+
 Deno.test("a load finds every wrong byte of a read", () => {
   for (const [protocol, body] of [["classic", 0], ["tagged", 16]] as const) {
     const bench = new Bench({ ...READS, protocol, sizes: { min: 13, max: 13, log: false } });
@@ -194,7 +256,7 @@ Deno.test("a load finds every wrong byte of a read", () => {
 
 Deno.test("a load admits zeros only in a block that was never written", () => {
   const zeroed: Fate = (reply) => reply.length === 16 + 64 ? reply.fill(0, 16) : reply;
-  const fresh = new Bench({ ...READS, mix: { read: 1, write: 0, malloc: 1, free: 0 } });
+  const fresh = new Bench({ ...READS, mix: { ...NONE, read: 1, write: 0, malloc: 1, free: 0 } });
   for (let i = 0; i < 1000; i++) {
     fresh.send();
     fresh.receive();
@@ -247,7 +309,7 @@ Deno.test("a classic load knows by their order, and by what they hold, which rep
     inFlight: 32,
     protocol: "classic",
     sizes: { min: 9, max: 200, log: true }, // 8 zeros are also what a refused malloc answers
-    mix: { read: 8, write: 1, malloc: 1, free: 1 },
+    mix: { ...NONE, read: 8, write: 1, malloc: 1, free: 1 },
   });
   let lost = 0;
   for (let i = 0; i < 1000; i++) {
@@ -408,6 +470,7 @@ Deno.test("runLoad() leaves no blocks behind when the heap is too small for them
 const LOADS: [name: string, workload: Workload][] = [
   ["tagged", { ...MIXED, perDatagram: 8 }],
   ["classic", { ...MIXED, protocol: "classic" }],
+  ["mixed", ALL],
   ["open", { ...MIXED, rate: 2000 }],
 ];
 

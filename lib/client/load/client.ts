@@ -20,6 +20,9 @@ const MALLOC = METHODS.malloc.opcode;
 const FREE = METHODS.free.opcode;
 const READ = METHODS.read.opcode;
 const WRITE = METHODS.write.opcode;
+const REALLOC = METHODS.realloc.opcode;
+const CAS = METHODS.cas.opcode;
+const ADD = METHODS.add.opcode;
 
 /** Blocks that a client begins with. */
 export const BLOCKS = 32;
@@ -66,13 +69,31 @@ export class Client {
   readonly #block: Int32Array;
   readonly #address: Float64Array;
   readonly #length: Int32Array;
-  /** Of a read: nothing was known to be written yet, so that zeros are right as well. */
+  /** Of a read: nothing was known to be written yet, so that what it held before is right as well. */
   readonly #fresh: Uint8Array;
+  /** What the block held before: so many bytes of what belongs to an address, then zeros. */
+  readonly #origin: Float64Array;
+  readonly #kept: Int32Array;
+  /** Which use of the block's number it is about. */
+  readonly #use: Int32Array;
+  /**
+   * Each entry has a counter, 8 bytes at #counters, for its cas and add: the value, what it is to become,
+   * and whether it is known: of a request that was lost nobody can say whether it was carried out.
+   */
+  readonly #value: Int32Array;
+  readonly #next: Int32Array;
+  readonly #known: Uint8Array;
+  #counters = 0;
 
   /** By block. */
   readonly #blockAddress = new Float64Array(MAX_BLOCKS);
   readonly #blockLength = new Int32Array(MAX_BLOCKS);
   readonly #written = new Uint8Array(MAX_BLOCKS);
+  /** Whether a write was sent that is not confirmed: what the block holds is not known. */
+  readonly #touched = new Uint8Array(MAX_BLOCKS);
+  readonly #blockOrigin = new Float64Array(MAX_BLOCKS);
+  readonly #blockKept = new Int32Array(MAX_BLOCKS);
+  readonly #uses = new Int32Array(MAX_BLOCKS);
   /** Blocks to be used: the first #live of #liveBlocks; and numbers of blocks to come, likewise. */
   readonly #liveBlocks = new Int32Array(MAX_BLOCKS);
   #live = 0;
@@ -108,13 +129,29 @@ export class Client {
     this.#address = new Float64Array(entries);
     this.#length = new Int32Array(entries);
     this.#fresh = new Uint8Array(entries);
+    this.#origin = new Float64Array(entries);
+    this.#kept = new Int32Array(entries);
+    this.#use = new Int32Array(entries);
+    this.#value = new Int32Array(2 * entries);
+    this.#next = new Int32Array(2 * entries);
+    this.#known = new Uint8Array(entries).fill(1);
   }
 
   /** Gives the client a block that holds what `fillBlock` makes, while nothing is in flight. */
   adopt(address: number, length: number): void {
     const block = this.#spareBlocks[--this.#spare]!;
-    this.#add(block, address, length);
+    this.#add(block, address, length, address, 0);
     this.#written[block] = 1;
+  }
+
+  /** How many bytes of zeros the client needs for the counters of cas and add. */
+  get counterBytes(): number {
+    const { cas, add } = this.#ledger.workload.mix;
+    return cas + add === 0 ? 0 : FIELD * this.#known.length;
+  }
+
+  adoptCounters(address: number): void {
+    this.#counters = address;
   }
 
   /** The length of another block. */
@@ -230,7 +267,8 @@ export class Client {
   /** Writes a request and returns its length. */
   #request(at: number, entry: number, tag: number): number {
     const io = this.#io;
-    const opcode = this.#pickOpcode();
+    let opcode = this.#pickOpcode();
+    if (opcode === CAS && this.#known[entry] === 0) opcode = ADD; // it tells the value
     io.setInt32(at, this.#tagged ? tag : 0);
     io.setInt32(at + 4, (this.#tagged ? Flag.tagged << 8 : 0) | opcode);
     this.#opcode[entry] = opcode;
@@ -242,30 +280,104 @@ export class Client {
       setField(io, at + FIELD, this.#tagged ? length : this.#sizes.max);
       return 2 * FIELD;
     }
+    if (opcode === CAS || opcode === ADD) return this.#count(at, entry, opcode);
     const pick = this.#below(this.#live);
     const block = this.#liveBlocks[pick]!;
     const address = this.#blockAddress[block]!;
     const length = this.#blockLength[block]!;
+    // What a realloc keeps must be known: of a block whose first write is under way it is not.
+    const isUnsure = this.#touched[block] === 1 && this.#written[block] === 0;
+    if (opcode === REALLOC && isUnsure) opcode = this.#become(READ, at, entry);
     this.#block[entry] = block;
     this.#address[entry] = address;
     this.#length[entry] = length;
+    this.#use[entry] = this.#uses[block]!;
+    const isWritten = this.#written[block] === 1;
+    this.#origin[entry] = isWritten ? address : this.#blockOrigin[block]!;
+    this.#kept[entry] = isWritten ? length : this.#blockKept[block]!;
     setField(io, at + FIELD, address);
     if (opcode === FREE) {
       this.#liveBlocks[pick] = this.#liveBlocks[--this.#live]!;
       this.#spareBlocks[this.#spare++] = block;
       return 2 * FIELD;
     }
+    if (opcode === REALLOC) {
+      const newLength = this.nextLength();
+      this.#liveBlocks[pick] = this.#liveBlocks[--this.#live]!;
+      this.#uses[block]!++;
+      this.#length[entry] = newLength;
+      this.#kept[entry] = Math.min(this.#kept[entry]!, newLength);
+      setField(io, at + 2 * FIELD, newLength);
+      return 3 * FIELD;
+    }
     setField(io, at + 2 * FIELD, length);
     if (opcode === READ) {
       this.#fresh[entry] = 1 - this.#written[block]!;
       return 3 * FIELD;
     }
+    this.#touched[block] = 1;
     fillBlock(io, at + 3 * FIELD, address, length);
     return 3 * FIELD + length;
   }
 
+  /** Makes the request that is being written one of another method. */
+  #become(opcode: number, at: number, entry: number): number {
+    this.#io.setUint8(at + FIELD - 1, opcode);
+    this.#opcode[entry] = opcode;
+    return opcode;
+  }
+
+  /** Writes a cas or an add on the counter of an entry, and notes what that is to become. */
+  #count(at: number, entry: number, opcode: number): number {
+    const io = this.#io;
+    const [high, low] = [2 * entry, 2 * entry + 1];
+    setField(io, at + FIELD, this.#counters + FIELD * entry);
+    const randomHigh = this.#below(2 ** 32);
+    const randomLow = this.#below(2 ** 32);
+    const value = this.#value;
+    const next = this.#next;
+    if (opcode === ADD) {
+      const isKnown = this.#known[entry] === 1;
+      const deltaHigh = isKnown ? randomHigh : 0;
+      const deltaLow = isKnown ? randomLow : 0;
+      const sum = (value[low]! >>> 0) + deltaLow;
+      next[low] = sum;
+      next[high] = value[high]! + deltaHigh + (sum >= 2 ** 32 ? 1 : 0);
+      io.setInt32(at + 2 * FIELD, deltaHigh);
+      io.setInt32(at + 2 * FIELD + 4, deltaLow);
+      return 3 * FIELD;
+    }
+    const miss = this.#below(2); // half of them expect another value, and must change nothing
+    io.setInt32(at + 2 * FIELD, value[high]!);
+    io.setInt32(at + 2 * FIELD + 4, value[low]! ^ miss);
+    io.setInt32(at + 3 * FIELD, randomHigh);
+    io.setInt32(at + 3 * FIELD + 4, randomLow);
+    next[high] = miss === 1 ? value[high]! : randomHigh;
+    next[low] = miss === 1 ? value[low]! : randomLow;
+    return 4 * FIELD;
+  }
+
+  /** Whether the counter of an entry had the value that it must have had. */
+  #isCounted(entry: number, body: number, length: number): boolean {
+    if (length !== FIELD) return false;
+    const [high, low] = [2 * entry, 2 * entry + 1];
+    const oldHigh = this.#io.getInt32(body);
+    const oldLow = this.#io.getInt32(body + 4);
+    if (this.#known[entry] === 1) {
+      if (oldHigh !== this.#value[high] || oldLow !== this.#value[low]) return false;
+      this.#value[high] = this.#next[high]!;
+      this.#value[low] = this.#next[low]!;
+      return true;
+    }
+    this.#value[high] = oldHigh; // 0 was added, only to learn this
+    this.#value[low] = oldLow;
+    this.#known[entry] = 1;
+    return true;
+  }
+
   #pickOpcode(): number {
     const opcode = this.#opcodes[this.#below(this.#opcodes.length)]!;
+    if (opcode === REALLOC && this.#live === 1) return READ;
     if (opcode === FREE && this.#live === 1) return this.#spare > 0 ? MALLOC : READ;
     if (opcode === MALLOC && this.#spare === 0) return this.#live > 1 ? FREE : READ;
     return opcode;
@@ -335,40 +447,67 @@ export class Client {
       case READ:
         if (length !== this.#length[entry]) return false;
         if (!holdsBlock(this.#io, body, address, length)) {
-          return this.#fresh[entry] === 1 && holdsZeros(this.#io, body, length);
+          const kept = this.#kept[entry]!;
+          return this.#fresh[entry] === 1 &&
+            holdsBlock(this.#io, body, this.#origin[entry]!, kept) &&
+            holdsZeros(this.#io, body + kept, length - kept);
         }
-        if (this.#fresh[entry] === 1) this.#confirm(block, address);
+        if (this.#fresh[entry] === 1) this.#confirm(entry);
         return true;
       case MALLOC: {
         if (length !== FIELD || this.#io.getInt32(body) < 0) return false; // as what a block holds
         const pointer = fieldAt(this.#io, body);
         if (pointer === 0) this.#refuse(entry);
-        else this.#add(block, pointer, this.#length[entry]!);
+        else this.#add(block, pointer, this.#length[entry]!, 0, 0);
         return true;
       }
+      case REALLOC: {
+        if (length !== FIELD || fieldAt(this.#io, body) === 0) return false;
+        const pointer = fieldAt(this.#io, body);
+        this.#add(block, pointer, this.#length[entry]!, this.#origin[entry]!, this.#kept[entry]!);
+        return true;
+      }
+      case CAS:
+      case ADD:
+        return this.#isCounted(entry, body, length);
       case WRITE:
-        if (length === 0) this.#confirm(block, address);
+        if (length === 0) this.#confirm(entry);
         return length === 0;
       default:
         return length === 0;
     }
   }
 
-  /** Notes that the block, if it is still the one at that address, has been written. */
-  #confirm(block: number, address: number): void {
-    if (this.#blockAddress[block] === address) this.#written[block] = 1;
+  /** Notes that the block, if it is still the one that the entry is about, has been written. */
+  #confirm(entry: number): void {
+    const block = this.#block[entry]!;
+    if (this.#uses[block] === this.#use[entry]) this.#written[block] = 1;
   }
 
-  #add(block: number, address: number, length: number): void {
+  #add(block: number, address: number, length: number, origin: number, kept: number): void {
     this.#blockAddress[block] = address;
     this.#blockLength[block] = length;
-    this.#written[block] = 0;
+    this.#blockOrigin[block] = origin;
+    this.#blockKept[block] = kept;
+    this.#written[block] = this.#touched[block] = 0;
+    this.#uses[block]!++;
     this.#liveBlocks[this.#live++] = block;
   }
 
   #refuse(entry: number): void {
     this.#ledger.refused++;
-    this.#giveUp(entry);
+    if (this.#opcode[entry] === REALLOC) this.#restore(entry);
+    else this.#giveUp(entry);
+  }
+
+  /** A realloc that was refused has left the block as it was. */
+  #restore(entry: number): void {
+    const block = this.#block[entry]!;
+    const wasWritten = this.#written[block]!;
+    const kept = this.#blockKept[block]!;
+    const origin = this.#blockOrigin[block]!;
+    this.#add(block, this.#blockAddress[block]!, this.#blockLength[block]!, origin, kept);
+    this.#written[block] = this.#touched[block] = wasWritten;
   }
 
   #wrong(entry: number): void {
@@ -378,7 +517,11 @@ export class Client {
 
   /** Undoes what an entry has set aside, now that it will not be carried out. */
   #giveUp(entry: number): void {
-    if (this.#opcode[entry] === MALLOC) this.#spareBlocks[this.#spare++] = this.#block[entry]!;
+    const opcode = this.#opcode[entry];
+    // Of a realloc that was not answered nobody can say where the block is.
+    const isBlock = opcode === MALLOC || opcode === REALLOC;
+    if (isBlock) this.#spareBlocks[this.#spare++] = this.#block[entry]!;
+    if (opcode === CAS || opcode === ADD) this.#known[entry] = 0;
   }
 
   #lose(slot: number): void {

@@ -53,13 +53,21 @@ export async function runLoad(
 ): Promise<Report> {
   const histogram = newHistogram();
   const load = new Load(workload, wire.io, histogram);
+  const counters: bigint[] = [];
   try {
     await giveBlocks(remote, load.clients);
+    for (const client of load.clients) {
+      if (client.counterBytes === 0) continue;
+      const pointer = await remote.malloc(client.counterBytes);
+      counters.push(pointer);
+      client.adoptCounters(Number(pointer));
+    }
     return await measure(load, milliseconds, histogram, wire, terminal);
   } finally {
     const blocks = load.clients.flatMap((client) => client.blocks);
     // If the daemon is gone, so are the blocks.
-    await Promise.allSettled(blocks.map((address) => remote.free(BigInt(address))));
+    const pointers = [...counters, ...blocks.map(BigInt)];
+    await Promise.allSettled(pointers.map((pointer) => remote.free(pointer)));
   }
 }
 

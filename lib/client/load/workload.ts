@@ -2,7 +2,7 @@
 
 import { FIELD, MAX_DATAGRAM, METHODS } from "../../protocol/wire.ts";
 
-const MIXED = ["read", "write", "malloc", "free"] as const;
+const MIXED = ["read", "write", "malloc", "free", "realloc", "cas", "add"] as const;
 export type Mixed = (typeof MIXED)[number];
 
 /** How many requests of each method there are in as many as all of them together. */
@@ -12,7 +12,7 @@ const MAX_WEIGHT = 1000;
 
 /** The mix of `read=70,write=20,malloc=5,free=5`; undefined if the text is none. */
 export function parseMix(text: string): Mix | undefined {
-  const mix: Record<Mixed, number> = { read: 0, write: 0, malloc: 0, free: 0 };
+  const mix = Object.fromEntries(MIXED.map((name) => [name, 0])) as Record<Mixed, number>;
   const named = new Set<string>();
   for (const part of text.split(",")) {
     const [, name, digits] = /^(\w+)=(\d+)$/.exec(part) ?? [];
@@ -79,7 +79,10 @@ export function problemOf({ protocol, perDatagram, mix, sizes }: Workload): stri
   if (protocol === "classic" && mix.read + mix.malloc === 0) {
     return "the classic protocol answers only read and malloc: the mix needs one of them";
   }
-  if (perDatagram * (3 * FIELD + sizes.max) > MAX_DATAGRAM) {
+  if (protocol === "classic" && mix.realloc + mix.cas + mix.add > 0) {
+    return "the classic protocol has no realloc, cas and add: leave them out of --mix";
+  }
+  if (perDatagram * (3 * FIELD + Math.max(sizes.max, FIELD)) > MAX_DATAGRAM) {
     return `${perDatagram} writes of ${sizes.max} bytes are more than a datagram can carry`;
   }
   return undefined;
