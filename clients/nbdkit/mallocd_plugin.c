@@ -40,6 +40,8 @@ enum { MAGIC_AT = 0, SIZE_AT = 8, LEASE_AT = 16 };
 /* Chunks that one step of a request is about: their pieces are in flight together. */
 enum { STEP = 256, OPS = STEP * (CHUNK / PIECE) + 1 };
 enum { PATIENCE = MALLOCD_MAX_TIMEOUT, LEASE_SECONDS = 5 };
+/* All windows together fit into the daemon's receive buffer (4 MiB): what it has no room for is lost. */
+enum { WORKERS = 8, WINDOW = 256 << 10 };
 static const uint64_t MAGIC = UINT64_C(0x6d616c6c6f636401); /* "mallocd", 1 */
 static const uint64_t LARGEST_DISK = UINT64_C(1) << 40;
 
@@ -59,12 +61,15 @@ static uint64_t root, size, lease;
 static uint64_t *table;
 static int16_t *users; /* of each chunk: how many requests share it, or -1 if one has it alone */
 static struct worker *idle;
+static int workers; /* that there are, idle or not */
 static bool lost; /* the lease */
 static bool stopping;
 static bool beating;
 static pthread_t heart;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of users, idle and stopping */
-static pthread_cond_t released = PTHREAD_COND_INITIALIZER, stopped = PTHREAD_COND_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of users, idle, workers and stopping */
+static pthread_cond_t released = PTHREAD_COND_INITIALIZER; /* chunks */
+static pthread_cond_t given = PTHREAD_COND_INITIALIZER;    /* a worker */
+static pthread_cond_t stopped = PTHREAD_COND_INITIALIZER;
 static const uint8_t zeros[CHUNK];
 
 /* --- Errors ------------------------------------------------------------------------------------------ */
@@ -80,15 +85,10 @@ static int fail(const char *what, int error) {
 
 /* --- Workers ----------------------------------------------------------------------------------------- */
 
-static struct worker *take_worker(void) {
-  pthread_mutex_lock(&lock);
-  struct worker *worker = idle;
-  if (worker != NULL) idle = worker->next;
-  pthread_mutex_unlock(&lock);
-  if (worker != NULL) return worker;
-  worker = calloc(1, sizeof *worker);
+static struct worker *open_worker(void) {
+  struct worker *worker = calloc(1, sizeof *worker);
   if (worker == NULL) return nbdkit_error("calloc: %m"), NULL;
-  struct mallocd_options options = {.timeout = PATIENCE};
+  struct mallocd_options options = {.timeout = PATIENCE, .window = WINDOW};
   int error = mallocd_open(&worker->heap, server, &options);
   if (error == 0) return worker;
   nbdkit_error("Cannot reach a mallocd at %s: %s", server, strerror(-error));
@@ -96,10 +96,30 @@ static struct worker *take_worker(void) {
   return NULL;
 }
 
+/* An idle worker, or a new one; if there are as many as may be, the next that is given back. */
+static struct worker *take_worker(void) {
+  pthread_mutex_lock(&lock);
+  while (idle == NULL && workers == WORKERS) pthread_cond_wait(&given, &lock);
+  struct worker *worker = idle;
+  if (worker != NULL) {
+    idle = worker->next;
+  } else {
+    workers++;
+  }
+  pthread_mutex_unlock(&lock);
+  if (worker != NULL || (worker = open_worker()) != NULL) return worker;
+  pthread_mutex_lock(&lock);
+  workers--;
+  pthread_cond_signal(&given);
+  pthread_mutex_unlock(&lock);
+  return NULL;
+}
+
 static void give_worker(struct worker *worker) {
   pthread_mutex_lock(&lock);
   worker->next = idle;
   idle = worker;
+  pthread_cond_signal(&given);
   pthread_mutex_unlock(&lock);
 }
 

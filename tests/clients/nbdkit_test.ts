@@ -293,6 +293,25 @@ test("keeps what parallel writers write into the same chunks", async () => {
   assertEquals((await daemon.stop()).totals["blocks"], "33");
 }, noQemu);
 
+/** Datagrams that the daemon's socket had no room for. */
+async function drops({ port }: Mallocd): Promise<number> {
+  const own = `:${port.toString(16).toUpperCase().padStart(4, "0")} `;
+  const lines = (await sh("cat /proc/net/udp")).split("\n");
+  return Number(lines.find((line) => line.includes(own))?.trim().split(/\s+/).at(-1));
+}
+
+test("sends no more at a time than the daemon has room for", async () => {
+  await using daemon = await Mallocd.start(["--memory", "256MiB"]);
+  await using disk = await Disk.start(daemon, "size=128M");
+  const file = `${disk.folder}/zeros`;
+  await Deno.writeFile(file, new Uint8Array(128 * MIB).fill(1));
+  // 4 connections with 64 requests under way on each, 1 MiB long.
+  await sh(`nbdcopy --connections=4 --requests=64 --request-size=1048576 ${file} '${disk.uri}'`);
+  // Who may not have the receive buffer that was asked for has to send some datagrams again.
+  if (daemon.ready["receive_buffer"] === "4MiB") assertEquals(await drops(daemon), 0);
+  assert(equals(await disk.read(), await Deno.readFile(file)));
+});
+
 test("holds an image that qemu-img makes, checks and compares", async () => {
   await using daemon = await Mallocd.start(["--memory", "128MiB"]);
   await using disk = await Disk.start(daemon, "size=64M");
