@@ -26,13 +26,16 @@ export DENO_NO_PROMPT = 1
 
 .PHONY: run build test test-clients check bench bench-compare bench-gc install uninstall dist clean help FORCE
 
+# The packages that only benches need: whoever tests or builds does not fetch what is in deno.lock in vain.
+BENCH_LOCK := --lock=bench/deno.lock
+
 run: | $(DENO_FILE) ## start the daemon; ARGS="--memory 4GiB" adds options
 	@$(DENO) run -q -P=daemon --allow-read=lib main.ts $(ARGS)
 
 build: dist/mallocd dist/mallocd-client dist/man ## make the executables; ENGINE=datagram for a daemon without FFI, ENGINE=auto undoes it
 
 test: build .tools/empty | $(DENO_FILE) ## run all tests; DENO_VERSION=2.9.6 tries another Deno
-	$(DENO) test -q -P=test --ignore=tests/programs,tests/clients tests/
+	$(DENO) test -q -P
 	$(DENO) test -q -P=programs tests/programs/
 
 # What the tests of clients/ want: a compiler, and what reads and writes a disk. They build what they test.
@@ -46,11 +49,12 @@ test-clients: build | $(DENO_FILE) ## test clients/; as root on Debian it instal
 check: | $(DENO_FILE) ## check format, lint and types
 	$(DENO) fmt --check
 	$(DENO) lint
-	$(DENO) check main.ts client.ts bench examples lib tests tools
+	$(DENO) check main.ts client.ts examples lib tests tools
+	$(DENO) check $(BENCH_LOCK) bench
 
 bench: build .tools/empty | $(DENO_FILE) ## measure
 	@for name in buddy copy service roundtrip pipeline startup; do \
-		echo "bench/$$name.ts" && $(DENO) run -q -P=bench bench/$$name.ts || exit 1; done
+		echo "bench/$$name.ts" && $(DENO) run -q $(BENCH_LOCK) -P=bench bench/$$name.ts || exit 1; done
 
 # Both at once, and anew if ENGINE has changed.
 dist/mallocd: $(SOURCES) deno.lock tools/build.sh dist/.engine | $(COMPILER_FILE)
@@ -74,10 +78,10 @@ dist/.engine: $(if $(filter-out $(BUILT),$(ENGINE)),FORCE)
 	@touch $@
 
 bench-compare: | $(DENO_FILE) ## compare with C, Redis and memcached; writes docs/benchmarks.md
-	@$(DENO) run -q -P=bench bench/compare/main.ts
+	@$(DENO) run -q $(BENCH_LOCK) -P=bench bench/compare/main.ts
 
 bench-gc: | $(DENO_FILE) ## count the garbage collections of ten million requests
-	@$(DENO) run -q -P=bench bench/gc.ts
+	@$(DENO) run -q $(BENCH_LOCK) -P=bench bench/gc.ts
 
 # The manual pages and the completions are made of the tables that --help is made of.
 dist/man: $(SOURCES) $(wildcard tools/*.ts) | $(DENO_FILE)

@@ -7,6 +7,7 @@ import { DEFAULT_ENTRIES } from "../../lib/daemon/duplicate_request_cache.ts";
 import type { Transport } from "../../lib/client/transport.ts";
 import { type Daemon, type DaemonOptions, startDaemon } from "../daemon.ts";
 import { FOUL, Simulation } from "./simulation.ts";
+import { socketTest } from "../sockets.ts";
 import { Random } from "../testing.ts";
 
 const CLIENTS = 4;
@@ -42,7 +43,7 @@ async function manyRemotes(options: RemoteOptions, transport?: () => Transport):
   return remotes;
 }
 
-Deno.test("List keeps its texts in order, for every client that has its address", async () => {
+socketTest("List keeps its texts in order, for every client that has its address", async () => {
   await using world = await newWorld({ strict: true });
   const { daemon, remotes } = world;
   await Promise.all(remotes.map(async (remote, i) => {
@@ -110,14 +111,14 @@ const KEYS = ["apple", "banana", "cherry", "date", "elderberry", "fig"];
 for (const strict of [false, true]) {
   const title = strict ? " of a strict daemon" : "";
 
-  Deno.test(`Stack loses and doubles nothing when many clients${title} push and pop`, async () => {
+  socketTest(`Stack loses and doubles nothing when many clients${title} push and pop`, async () => {
     await using world = await newWorld({ strict });
     const { daemon, remotes } = world;
     await checkStack(remotes);
     assertEquals(daemon.count("blocks"), 0);
   });
 
-  Deno.test(`HashMap counts what many clients${title} count at once`, async () => {
+  socketTest(`HashMap counts what many clients${title} count at once`, async () => {
     await using world = await newWorld({ strict });
     const { daemon, remotes } = world;
     await checkHashMap(remotes, KEYS);
@@ -141,7 +142,7 @@ Deno.test("Stack and HashMap are right on a network that loses, doubles and dela
   }
 });
 
-Deno.test("Stack notices that the top is another node at the same address", async () => {
+socketTest("Stack notices that the top is another node at the same address", async () => {
   await using world = await newWorld();
   const [slow, fast] = world.remotes as [Remote, Remote];
   const { address } = await Stack.create(slow);
@@ -178,35 +179,38 @@ Deno.test("successor() is never the same twice while an address comes again", ()
   assertEquals(successor(2n ** 64n - 1n, 0n), 0n);
 });
 
-Deno.test("HashMap inserts, updates and deletes for concurrent clients without losing a key", async () => {
-  await using world = await newWorld();
-  const { daemon, remotes } = world;
-  const [first] = remotes;
-  const { address } = await HashMap.create(first, 16);
-  const maps = await Promise.all(remotes.map((remote) => HashMap.open(remote, address)));
-  const [map] = maps;
+socketTest(
+  "HashMap inserts, updates and deletes for concurrent clients without losing a key",
+  async () => {
+    await using world = await newWorld();
+    const { daemon, remotes } = world;
+    const [first] = remotes;
+    const { address } = await HashMap.create(first, 16);
+    const maps = await Promise.all(remotes.map((remote) => HashMap.open(remote, address)));
+    const [map] = maps;
 
-  // All insert the same keys at the same time: each time one of them is the first.
-  for (const key of ["a", "b", "c", "d"]) {
-    const olds = await Promise.all(maps.map((map, i) => map.update(key, (old) => old ?? i)));
-    assertEquals(olds.filter((old) => old === undefined).length, 1);
-    const winner = await map!.get(key);
-    assert(olds.every((old) => old === undefined || old === winner));
-  }
-  // All delete them: each time one of them sees the value.
-  for (const key of ["a", "b"]) {
-    const olds = await Promise.all(maps.map((map) => map.update(key, () => undefined)));
-    assertEquals(olds.filter((old) => old !== undefined).length, 1);
-    assertEquals(await map!.get(key), undefined);
-  }
-  assertEquals((await Array.fromAsync(map!)).map(([key]) => key).sort(), ["c", "d"]);
-  assertEquals(await map!.get("never"), undefined);
-  assertEquals(await map!.update("never", () => undefined), undefined);
+    // All insert the same keys at the same time: each time one of them is the first.
+    for (const key of ["a", "b", "c", "d"]) {
+      const olds = await Promise.all(maps.map((map, i) => map.update(key, (old) => old ?? i)));
+      assertEquals(olds.filter((old) => old === undefined).length, 1);
+      const winner = await map!.get(key);
+      assert(olds.every((old) => old === undefined || old === winner));
+    }
+    // All delete them: each time one of them sees the value.
+    for (const key of ["a", "b"]) {
+      const olds = await Promise.all(maps.map((map) => map.update(key, () => undefined)));
+      assertEquals(olds.filter((old) => old !== undefined).length, 1);
+      assertEquals(await map!.get(key), undefined);
+    }
+    assertEquals((await Array.fromAsync(map!)).map(([key]) => key).sort(), ["c", "d"]);
+    assertEquals(await map!.get("never"), undefined);
+    assertEquals(await map!.update("never", () => undefined), undefined);
 
-  // A deleted key comes back to its slot, and others take what is left.
-  for (const key of ["a", "b", ..."efghijklmnop"]) await map!.update(key, () => ({ is: key }));
-  assertEquals(await maps[1]!.get("p"), { is: "p" });
-  await assertRejects(() => map!.update("q", () => 1), RangeError, "all 16 slots");
-  await assertRejects(() => map!.update("p", () => "x".repeat(64)), RangeError, "too long");
-  assertEquals(daemon.count("blocks"), 1 + 16);
-});
+    // A deleted key comes back to its slot, and others take what is left.
+    for (const key of ["a", "b", ..."efghijklmnop"]) await map!.update(key, () => ({ is: key }));
+    assertEquals(await maps[1]!.get("p"), { is: "p" });
+    await assertRejects(() => map!.update("q", () => 1), RangeError, "all 16 slots");
+    await assertRejects(() => map!.update("p", () => "x".repeat(64)), RangeError, "too long");
+    assertEquals(daemon.count("blocks"), 1 + 16);
+  },
+);

@@ -20,6 +20,7 @@ import {
 } from "../../lib/client/load/workload.ts";
 import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
 import { RefusedError, Remote } from "../../lib/client/remote.ts";
+import { socketTest } from "../sockets.ts";
 import { Box, fields, Random } from "../testing.ts";
 
 const NONE = { read: 0, write: 0, malloc: 0, free: 0, realloc: 0, cas: 0, add: 0 };
@@ -439,7 +440,7 @@ async function runOn(
   }
 }
 
-Deno.test("runLoad() leaves no blocks behind when the heap is too small for them", async () => {
+socketTest("runLoad() leaves no blocks behind when the heap is too small for them", async () => {
   const counters = newCounters();
   const engine = await serveDatagram({
     hostname: "127.0.0.1",
@@ -475,20 +476,23 @@ const LOADS: [name: string, workload: Workload][] = [
 ];
 
 for (const [name, workload] of LOADS) {
-  Deno.test(`DenoWire carries a ${name} load`, async () => {
+  socketTest(`DenoWire carries a ${name} load`, async () => {
     await runOn(serveDatagram, (peer, clients) => new DenoWire(peer, clients), workload);
   });
 }
 
-const libc = LIBC_PATHS.some((path) =>
-  Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
-);
+const NO_LIBC = Deno.build.os !== "linux" ||
+    !LIBC_PATHS.some((path) =>
+      Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
+    )
+  ? " (skipped: no permission for libc, which `deno test -P` gives)"
+  : "";
 
 for (const coalesce of [false, true]) {
   for (const [name, workload] of LOADS) {
     Deno.test({
-      name: `LibcWire carries a ${name} load${coalesce ? ", coalesced" : ""}`,
-      ignore: Deno.build.os !== "linux" || !libc,
+      name: `LibcWire carries a ${name} load${coalesce ? ", coalesced" : ""}${NO_LIBC}`,
+      ignore: NO_LIBC !== "",
       fn: async () => {
         const wireTo = (peer: Deno.NetAddr, clients: number) =>
           new LibcWire(peer, clients, coalesce);

@@ -1,6 +1,6 @@
 /**
  * Many clients, one daemon, and the worst network that a seed can make. Every test prints its seed when
- * it fails; `deno test -P=test tests/simulation_test.ts -- SEED` runs the random one with that seed.
+ * it fails; `deno test tests/client/simulation_test.ts -- SEED` runs the random one with that seed.
  */
 
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";

@@ -22,6 +22,7 @@ import {
 } from "../../lib/system/libc.ts";
 import { MAX_DATAGRAM, MAX_WRITE } from "../../lib/protocol/wire.ts";
 import { SOURCE_BYTES, writeSource } from "../../lib/system/address.ts";
+import { socketTest, UNPERMITTED } from "../sockets.ts";
 import { fields, head, newOptions, Random, word } from "../testing.ts";
 
 const [MALLOC, FREE, READ, WRITE] = [0, 1, 2, 3];
@@ -30,6 +31,7 @@ const EMPTY = "";
 
 /** Why an engine cannot be had here; undefined if it can. */
 async function withoutEngine(name: EngineName, hostname: string): Promise<string | undefined> {
+  if (UNPERMITTED !== undefined) return UNPERMITTED;
   try {
     const { engine } = await startEngine(name, newOptions({ hostname, replayCache: 64 }));
     await engine.close();
@@ -42,6 +44,7 @@ async function withoutEngine(name: EngineName, hostname: string): Promise<string
 
 /** Why an address of the loopback interface cannot be had: not every host has IPv6. */
 function withoutAddress(hostname: string): string | undefined {
+  if (UNPERMITTED !== undefined) return UNPERMITTED;
   try {
     Deno.listenDatagram({ transport: "udp", hostname, port: 0 }).close();
     return undefined;
@@ -480,7 +483,7 @@ testSyscall("counts what the kernel drops", { receiveBuffer: 4096 }, async (benc
   }
 });
 
-Deno.test("startEngine() takes the syscall engine for auto, or says why not", async () => {
+socketTest("startEngine() takes the syscall engine for auto, or says why not", async () => {
   const { engine, reason } = await startEngine("auto", newOptions());
   await engine.close();
   assertEquals(engine.name, NO_SYSCALL === undefined ? "syscall" : "datagram");

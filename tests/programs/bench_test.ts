@@ -1,6 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 
-const ROOT = new URL("../../", import.meta.url);
+import { BENCH_LOCK, ROOT, whyNoPackages } from "./programs.ts";
+
 const SERVICE = new URL("bench/service.ts", ROOT);
 
 async function deno(...args: string[]): Promise<string> {
@@ -19,9 +20,15 @@ const benches = [...Deno.readDirSync(new URL("bench/", ROOT))]
   .sort();
 
 for (const path of benches) {
-  Deno.test(`${path} runs and prints a table`, async () => {
-    const rows = (await deno("run", "-q", "-P=bench", path, "--smoke")).trim().split("\n");
-    assert(rows.length > 1, rows.join("\n"));
+  const noPackages = await whyNoPackages(path);
+  Deno.test({
+    name: `${path} runs and prints a table${noPackages}`,
+    ignore: noPackages !== "",
+    async fn() {
+      const words = ["run", "-q", "--cached-only", BENCH_LOCK, "-P=bench", path, "--smoke"];
+      const rows = (await deno(...words)).trim().split("\n");
+      assert(rows.length > 1, rows.join("\n"));
+    },
   });
 }
 

@@ -302,3 +302,16 @@ export class Terminal implements AsyncDisposable {
     clearTimeout(this.#timer);
   }
 }
+
+/** What only the benches need is in a lockfile of its own, and is fetched by them, by no test. */
+export const BENCH_LOCK = "--lock=bench/deno.lock";
+
+/** Empty, or why a bench cannot be run, for the name of a test. */
+export async function whyNoPackages(path: string): Promise<string> {
+  const { success } = await new Deno.Command(Deno.execPath(), {
+    args: ["cache", "-q", "--cached-only", BENCH_LOCK, path],
+    cwd: ROOT,
+    stderr: "null",
+  }).output();
+  return success ? "" : " (skipped: its packages are not here; `make bench` fetches them)";
+}

@@ -1,138 +1,44 @@
-/**
- * docs/vectors.json against the service in memory, against a daemon over a socket, and against one over
- * the socket of the Python client in examples/.
- */
+/** docs/vectors.json over the socket of the Python client in examples/. */
 
-import { assert, assertEquals } from "@std/assert";
-import {
-  Counter,
-  type Counters,
-  newCounters,
-  REFUSALS,
-  REQUESTS,
-} from "../../lib/daemon/counters.ts";
-import { type Engine } from "../../lib/daemon/engine.ts";
-import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
-import { Unavailable } from "../../lib/system/libc.ts";
-import { METHODS } from "../../lib/protocol/wire.ts";
-import { Refusal } from "../../lib/daemon/refusal.ts";
-import { Box, newOptions } from "../testing.ts";
-import { pass, SIZE, vectorsFor } from "../vectors.ts";
+import { assertEquals } from "@std/assert";
+import { SIZE, vectorsFor } from "../vectors.ts";
+import { Mallocd, ROOT, run } from "./programs.ts";
 
-/** A real daemon of this process. */
-async function withDaemon(
-  name: EngineName,
-  strict: boolean,
-  use: (engine: Engine) => Promise<void>,
-) {
-  const { engine } = await startEngine(name, newOptions({ memory: SIZE, strict }));
-  try {
-    await use(engine);
-  } finally {
-    await engine.close();
-  }
-}
+const noPython = await whyNoPython();
 
-/** A hello, which is answered after everything that was sent before it. */
-const FENCE = "ffffffff00000107";
-const FENCE_REPLY = /^ffffffff00008107.{96}$/;
-
-async function askOver(
-  socket: Deno.DatagramConn,
-  address: Engine["address"],
-  request: string,
-): Promise<string | undefined> {
-  const receive = async () => (await socket.receive())[0].toHex();
-  for (const hex of [request, FENCE]) {
-    await socket.send(Uint8Array.fromHex(hex), { transport: "udp", ...address });
-  }
-  const reply = await receive();
-  if (FENCE_REPLY.test(reply)) return undefined;
-  const fence = await receive();
-  assert(FENCE_REPLY.test(fence), `a second reply to ${request}: ${fence}`);
-  return reply;
-}
-
-function nameOf(strict: boolean): string {
-  return strict ? "a strict daemon" : "a daemon";
-}
-
-Deno.test("docs/vectors.json shows every method, refusal and repeat, and frees all", async () => {
-  const total: Counters = newCounters();
+for (const engine of ["datagram", "auto"]) {
   for (const strict of [false, true]) {
-    const box = new Box({ size: SIZE, strict });
-    const { counters } = box.service;
-    for (const vector of vectorsFor(strict)) {
-      await pass(vector, (request) => box.ask(request));
-      assertEquals(counters[Counter.blocks], 0, `${vector.name}: leaves blocks allocated`);
-    }
-    counters.forEach((count, i) => total[i]! += count);
-  }
-  for (const [name, { opcode }] of Object.entries(METHODS)) {
-    assert(total[REQUESTS + opcode]! > 0, `no vector has a ${name}`);
-  }
-  for (const [name, refusal] of Object.entries(Refusal)) {
-    assert(total[REFUSALS + refusal]! > 0 || name === "none", `no vector is refused: ${name}`);
-  }
-  assert(total[Counter.replays]! > 0, "no vector has a repeat");
-});
-
-const ENGINES: readonly EngineName[] = ["datagram", "syscall"];
-const noPython = whyNoPython();
-
-for (const name of ENGINES) {
-  const noEngine = await whyNoEngine(name);
-  for (const strict of [false, true]) {
-    const daemon = `${nameOf(strict)} with the engine ${name}`;
+    const daemon = `a ${strict ? "strict " : ""}daemon with the engine ${engine}`;
     Deno.test({
-      name: `docs/vectors.json is what ${daemon} does over a socket${noEngine}`,
-      ignore: noEngine !== "",
-      fn: () =>
-        withDaemon(name, strict, async ({ address }) => {
-          const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-          try {
-            for (const vector of vectorsFor(strict)) {
-              await pass(vector, (request) => askOver(socket, address, request));
-            }
-          } finally {
-            socket.close();
-          }
-        }),
+      name: `examples/client.py passes docs/vectors.json with ${daemon}${noPython}`,
+      ignore: noPython !== "",
+      async fn() {
+        const flags = strict ? ["--strict"] : [];
+        const options = ["--memory", String(SIZE), "--engine", engine, ...flags];
+        await using mallocd = await Mallocd.start(options);
+        const { pathname } = ROOT;
+        const words = [
+          "--server",
+          mallocd.server,
+          ...flags,
+          "vectors",
+          `${pathname}docs/vectors.json`,
+        ];
+        const { stdout, stderr } = await run("python3", [
+          `${pathname}examples/client.py`,
+          ...words,
+        ]);
+        assertEquals(stdout, `${vectorsFor(strict).length} vectors passed\n`, stderr);
+      },
     });
-
-    Deno.test({
-      name: `examples/client.py passes docs/vectors.json with ${daemon}${noEngine}${noPython}`,
-      ignore: noEngine !== "" || noPython !== "",
-      fn: () =>
-        withDaemon(name, strict, async ({ address }) => {
-          const flags = ["--server", `127.0.0.1:${address.port}`, ...(strict ? ["--strict"] : [])];
-          const { stdout, stderr } = await new Deno.Command("python3", {
-            args: ["examples/client.py", ...flags, "vectors", "docs/vectors.json"],
-            cwd: new URL("../..", import.meta.url),
-          }).output();
-          const said = (output: Uint8Array) => new TextDecoder().decode(output);
-          assertEquals(said(stdout), `${vectorsFor(strict).length} vectors passed\n`, said(stderr));
-        }),
-    });
-  }
-}
-
-/** Empty if the engine can be had here. */
-async function whyNoEngine(name: EngineName): Promise<string> {
-  try {
-    await withDaemon(name, false, () => Promise.resolve());
-    return "";
-  } catch (error) {
-    if (error instanceof Unavailable) return ` (${error.message})`;
-    throw error;
   }
 }
 
 /** Empty if there is a Python to run the example. */
-function whyNoPython(): string {
+async function whyNoPython(): Promise<string> {
   try {
-    const { success } = new Deno.Command("python3", { args: ["--version"] }).outputSync();
-    return success ? "" : " (python3 does not run)";
+    const { code } = await run("python3", ["--version"]);
+    return code === 0 ? "" : " (python3 does not run)";
   } catch (error) {
     return ` (no python3: ${(error as Error).name})`;
   }

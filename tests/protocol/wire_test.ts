@@ -3,6 +3,7 @@
  * read them, and the service must answer them as they say. Section 1 there tells how to read them.
  */
 
+import protocol from "../../docs/protocol.md" with { type: "text" };
 import { assert, assertEquals } from "@std/assert";
 import {
   Decoded,
@@ -43,9 +44,7 @@ interface Example {
   reply: string | undefined;
 }
 
-const EXAMPLES = parseExamples(
-  Deno.readTextFileSync(new URL("../../docs/protocol.md", import.meta.url)),
-);
+const EXAMPLES = parseExamples(protocol);
 const WELL_FORMED = EXAMPLES.filter(({ malformed }) => !malformed);
 const TAGGED = EXAMPLES.filter(({ request, reply }) => (request[6]! & Flag.tagged) !== 0 && reply);
 

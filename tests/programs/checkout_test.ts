@@ -1,0 +1,46 @@
+/** What a checkout offers to whoever types `deno test` or `deno task` in it. */
+
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { ROOT, run } from "./programs.ts";
+
+const text = await Deno.readTextFile(new URL("deno.json", ROOT));
+const { tasks }: { tasks: Record<string, string> } = JSON.parse(text);
+
+/** With the packages that this run has, and no permission that it does not name. */
+const env = { DENO_DIR: Deno.env.get("DENO_DIR") ?? "", HOME: "/nonexistent", NO_COLOR: "1" };
+
+const configured = ["--config", new URL("deno.json", ROOT).pathname];
+const vectors = new URL("tests/daemon/vectors_test.ts", ROOT).pathname;
+
+Deno.test("deno test runs without a permission what needs none, and says why it leaves out the rest", async () => {
+  const words = ["test", "--no-check", ...configured, vectors];
+  const { code, stdout, stderr } = await run(Deno.execPath(), words, { env });
+  assertEquals(code, 0, stdout + stderr);
+  assertStringIncludes(stdout, "ok | 1 passed | 0 failed | 4 ignored");
+  assertStringIncludes(
+    stdout,
+    "(skipped: no permission for 127.0.0.1, which `deno test -P` gives)",
+  );
+});
+
+Deno.test("deno test -P runs all of it, with loopback", async () => {
+  const words = ["test", "--no-check", "-P", ...configured, vectors];
+  const { code, stdout, stderr } = await run(Deno.execPath(), words, { env });
+  assertEquals(code, 0, stdout + stderr);
+  assertStringIncludes(stdout, "with the engine datagram does over a socket ... ok");
+});
+
+Deno.test("deno task has what make has, and no more", async () => {
+  const names = ["run", "build", "test", "check", "bench"];
+  assertEquals(tasks, Object.fromEntries(names.map((name) => [name, `make -s ${name}`])));
+  const makefile = await Deno.readTextFile(new URL("Makefile", ROOT));
+  for (const name of names) assertStringIncludes(makefile, `\n${name}:`);
+});
+
+Deno.test("deno.lock has no package that only the benches need", async () => {
+  const names = async (file: string) =>
+    Object.keys(JSON.parse(await Deno.readTextFile(new URL(file, ROOT))).specifiers);
+  const benches = /@thi\.ng|echarts/;
+  assertEquals((await names("deno.lock")).filter((name) => benches.test(name)), []);
+  assertEquals((await names("bench/deno.lock")).filter((name) => benches.test(name)).length, 2);
+});
