@@ -89,28 +89,17 @@ dist/man: $(SOURCES) $(wildcard tools/*.ts) | $(DENO_FILE)
 	@$(DENO) run -q --allow-write=dist tools/generate.ts dist
 	@touch $@
 
+# As they were typed: a $ in them is no variable of make, and blanks divide nothing.
 PREFIX ?= /usr/local
-ROOT = $(DESTDIR)$(PREFIX)
-INSTALLED := $(addprefix bin/,mallocd mallocd-client) \
-	$(addprefix share/man/,man1/mallocd-client.1 man8/mallocd.8) \
-	$(addprefix share/bash-completion/completions/,mallocd mallocd-client) \
-	$(addprefix share/zsh/site-functions/,_mallocd _mallocd-client) \
-	$(addprefix share/fish/vendor_completions.d/,mallocd.fish mallocd-client.fish) \
-	lib/systemd/system/mallocd.service
+override PREFIX := $(value PREFIX)
+override DESTDIR := $(value DESTDIR)
+export PREFIX DESTDIR
 
 install: build ## install below PREFIX, /usr/local unless given; a package is made below DESTDIR
-	install -d $(sort $(dir $(addprefix $(ROOT)/,$(INSTALLED))))
-	install -m 755 dist/mallocd dist/mallocd-client $(ROOT)/bin
-	install -m 644 dist/man/*.1 $(ROOT)/share/man/man1
-	install -m 644 dist/man/*.8 $(ROOT)/share/man/man8
-	install -m 644 dist/completions/bash/* $(ROOT)/share/bash-completion/completions
-	install -m 644 dist/completions/zsh/* $(ROOT)/share/zsh/site-functions
-	install -m 644 dist/completions/fish/* $(ROOT)/share/fish/vendor_completions.d
-	sed 's|/usr/local/|$(PREFIX)/|' contrib/mallocd.service | \
-		install -m 644 /dev/stdin $(ROOT)/lib/systemd/system/mallocd.service
+	@tools/install.sh install dist
 
 uninstall: ## remove what install has put there
-	rm -f $(addprefix $(ROOT)/,$(INSTALLED))
+	@tools/install.sh uninstall dist
 
 dist: dist/man | $(COMPILER_FILE) ## pack the executables for every platform that Deno compiles for
 	@tools/dist.sh $(COMPILER) $(TOOLS) dist

@@ -79,6 +79,31 @@ Deno.test("make install puts its files below DESTDIR, and make uninstall removes
   }
 });
 
+/** Blanks, quotes, and what shells, make, sed and systemd take for something else. */
+const ODD = ["o d'd", 'q"u', "$HOME $(x)", "b\\s", "50%", "a&b|c;d", "$"];
+
+Deno.test("make install and uninstall take any character in PREFIX and DESTDIR, and touch nothing else", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "mallocd-odd-" });
+  try {
+    for (const odd of ODD) {
+      const root = `${folder}/${odd} root`;
+      await Deno.mkdir(root);
+      // What a command line that is divided at blanks would hit.
+      const bystanders = [`${folder}/${odd.split(" ")[0]}`, `${folder}/root`];
+      for (const path of bystanders) await Deno.writeTextFile(path, "");
+      const where = [`DESTDIR=${root}`, `PREFIX=/opt/${odd}`];
+      await make("install", ...where);
+      const expected = INSTALLED.map((path) => [`opt/${odd}/${path}`, path.startsWith("bin/")]);
+      assertEquals<unknown>(await filesIn(root), expected, odd);
+      await make("uninstall", ...where);
+      assertEquals(await filesIn(root), [], odd);
+      for (const path of bystanders) await Deno.remove(path);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("make takes the ENGINE that it is given, else that of the last build, else auto", async () => {
   const folder = await Deno.makeTempDir({ prefix: "mallocd-engine-" });
   const makefile = new URL("Makefile", ROOT).pathname;
@@ -128,6 +153,42 @@ Deno.test({
     const args = ["security", "--offline=yes", `--threshold=${MAX_EXPOSURE}`, unit];
     const { code, stdout, stderr } = await run("systemd-analyze", args);
     assertEquals(code, 0, stdout + stderr);
+  },
+});
+
+/** The words of a command line of systemd, with --version: systemd.service(5), "Command lines". */
+function commandOf(line: string): string[] {
+  const words = line.match(/'[^']*'|"(?:[^"\\]|\\.)*"|[^\s"']+/g)!.map((word) =>
+    word.startsWith("'")
+      ? word.slice(1, -1)
+      : word.replace(/^"|(\\.)|"$/g, (_, escaped = "") => escaped.slice(1))
+  );
+  // The daemon takes no words: the shell's own are followed by the option.
+  return words.map((word) =>
+    word.replaceAll("%%", "%").replaceAll("$$", "$").replace(/^(exec "\$0")$/, "$1 --version")
+  );
+}
+
+Deno.test({
+  name: `the unit starts the daemon of a PREFIX of any characters${noSystemd}`,
+  ignore: noSystemd !== "",
+  async fn() {
+    const folder = await Deno.makeTempDir({ prefix: "mallocd-odd-" });
+    try {
+      for (const odd of ODD) {
+        const prefix = `${folder}/${odd}`;
+        await make("install", `PREFIX=${prefix}`);
+        const unit = `${prefix}/lib/systemd/system/mallocd.service`;
+        assertEquals(await run("systemd-analyze", ["verify", "--man=no", unit]), done(), odd);
+        const [, line] = /^ExecStart=(.*)$/m.exec(await Deno.readTextFile(unit))!;
+        const [program, ...args] = commandOf(line!);
+        const { code, stdout } = await run(program!, args);
+        assertEquals([code, stdout.split(" ")[0]], [0, "mallocd"], odd);
+        await Deno.remove(prefix, { recursive: true });
+      }
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
   },
 });
 
