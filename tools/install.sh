@@ -17,7 +17,13 @@ unit() {
       program=$(printf '%s' "$program" | sed 's/[\\"]/\\&/g; s/[%$]/&&/g')
       program="/bin/sh -c 'exec \"\$\$0\"' \"$program\"" ;;
   esac
-  PROGRAM=$program awk '/^ExecStart=/ { $0 = "ExecStart=" ENVIRON["PROGRAM"] } { print }' \
+  # It tells systemd that it is ready by libc: a daemon without FFI cannot.
+  type=notify
+  if [ "$(cat "$folder/.engine")" = datagram ]; then type=exec; fi
+  PROGRAM=$program TYPE=$type awk '
+    /^ExecStart=/ { $0 = "ExecStart=" ENVIRON["PROGRAM"] }
+    /^Type=/ { $0 = "Type=" ENVIRON["TYPE"] }
+    { print }' \
     contrib/mallocd.service
 }
 

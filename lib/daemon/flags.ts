@@ -35,6 +35,7 @@ export const DAEMON_FLAGS = {
     "room in the kernel for datagrams that wait (syscall engine)",
   ),
   spin: count("N", DEFAULT_SPIN, [0, 1_000_000], "tries before it sleeps (syscall engine)"),
+  check: on("see whether it could serve with these options, and exit"),
   quiet: on("print errors only"),
   ...HELP_FLAGS,
 } as const;

@@ -4,6 +4,7 @@ import { namedCounts, newCounters } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
 import type { Engine } from "./engine.ts";
 import { startEngine } from "./engines/choice.ts";
+import { openNotify } from "./notify.ts";
 import { Unavailable } from "../system/libc.ts";
 import { formatSize } from "../cli/sizes.ts";
 import { parseCommandLine, UsageError } from "../cli/flags.ts";
@@ -63,26 +64,38 @@ async function main(args: readonly string[]): Promise<number> {
   }).catch((error) => {
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
+  if (values.check) {
+    await engine.close();
+    say({ msg: "checked", ...described(engine, values.memory, reason) });
+    return 0;
+  }
+  const notify = openNotify(Deno.env.get("NOTIFY_SOCKET"));
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
   // Not a count of ticks, some of which are late or left out while the thread is busy.
   const start = performance.now();
   const tick = () => Atomics.store(clock, 0, Math.floor((performance.now() - start) / 1000));
   const ticking = setInterval(tick, 1000);
-  say({
-    msg: "ready",
-    version: VERSION,
-    address: formatAddress(engine.address),
-    memory: formatSize(values.memory),
-    engine: engine.name,
-    reason,
-    receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
-  });
+  say({ msg: "ready", ...described(engine, values.memory, reason) });
+  notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
   const signal = await signalled;
+  notify("STOPPING=1");
   clearInterval(ticking);
   await Promise.race([engine.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
   const counts = namedCounts(counters).filter(([, count]) => count > 0);
   say({ msg: "stopped", signal, ...Object.fromEntries(counts) });
   return 0;
+}
+
+/** What the ready line tells of an engine. */
+function described(engine: Engine, memory: number, reason: string | undefined) {
+  return {
+    version: VERSION,
+    address: formatAddress(engine.address),
+    memory: formatSize(memory),
+    engine: engine.name,
+    reason,
+    receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
+  };
 }
 
 /** Without the brackets that an IPv6 address has before a port; localhost is an address for all engines. */

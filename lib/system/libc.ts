@@ -72,6 +72,7 @@ export function controlSpace(data: number): number {
 }
 
 /** <bits/socket.h>, <asm-generic/socket.h>, <linux/in.h>, <linux/in6.h>, <linux/udp.h> */
+export const AF_UNIX = 1;
 export const SOCK_DGRAM = 2;
 export const SOCK_CLOEXEC = 0o2000000;
 export const SHUT_RD = 0;
@@ -124,6 +125,10 @@ const SYMBOLS = {
   close: { parameters: ["i32"], result: "i32" },
   recvmmsg: { parameters: ["i32", "usize", "u32", "i32", "usize"], result: "i32" },
   sendmmsg: { parameters: ["i32", "usize", "u32", "i32"], result: "i32" },
+  sendto: {
+    parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"],
+    result: "isize",
+  },
   poll: { parameters: ["usize", "usize", "i32"], result: "i32" },
   errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
   // Deno.UnsafePointer needs permission for all libraries; this needs it for libc only.

@@ -33,9 +33,9 @@ Deno.test("mallocd-client may use the network and MALLOCD_*, and does not ask fo
   assertEquals(await permissionsOf(CLIENT), SOCKETS);
 });
 
-Deno.test("mallocd may use the network, MALLOCD_* and libc, and does not ask for more", async () => {
+Deno.test("mallocd may use the network, MALLOCD_*, NOTIFY_SOCKET and libc, and does not ask for more", async () => {
   const { allow_ffi, ...others } = await permissionsOf(MALLOCD);
-  assertEquals(others, SOCKETS);
+  assertEquals(others, { ...SOCKETS, allow_env: ["MALLOCD_*", "NOTIFY_SOCKET"] });
   const made = await Deno.readTextFile(`${DIST}.engine`);
   const isWithoutFfi = Deno.build.os !== "linux" || made.trim() === "datagram";
   assertEquals(allow_ffi, isWithoutFfi ? undefined : sets.daemon.ffi);

@@ -1,0 +1,56 @@
+/**
+ * What the service manager is told: sd_notify(3), by libc, because Deno's sockets have no abstract
+ * addresses. It costs nothing where no manager asks for it.
+ */
+
+import {
+  AF_UNIX,
+  Libc,
+  MSG_DONTWAIT,
+  SOCK_CLOEXEC,
+  SOCK_DGRAM,
+  Unavailable,
+} from "../system/libc.ts";
+
+/** sockaddr_un of <sys/un.h>: the family, then the path. */
+const FAMILY_BYTES = 2;
+const PATH_BYTES = 108;
+
+/**
+ * Tells the state, lines as `READY=1`, to whoever listens at $NOTIFY_SOCKET. A manager that is gone is no
+ * reason not to serve, so that nothing is thrown.
+ */
+export type Notify = (...lines: string[]) => void;
+
+/** `address` is $NOTIFY_SOCKET: a path, or an abstract name after "@". Without it, or without libc, nothing is told. */
+export function openNotify(address: string | undefined): Notify {
+  const name = address === undefined ? undefined : socketName(address);
+  if (name === undefined) return () => {};
+  try {
+    const libc = new Libc();
+    return (...lines) => send(libc, name, new TextEncoder().encode(lines.join("\n")));
+  } catch (error) {
+    if (error instanceof Unavailable) return () => {};
+    throw error;
+  }
+}
+
+/** The sockaddr_un; undefined if the address is of another kind, or too long. */
+function socketName(address: string): Uint8Array<ArrayBuffer> | undefined {
+  const path = new TextEncoder().encode(address);
+  if (!/^[/@]./.test(address) || path.length >= PATH_BYTES) return undefined;
+  const name = new Uint8Array(FAMILY_BYTES + path.length);
+  new DataView(name.buffer).setUint16(0, AF_UNIX, true);
+  name.set(path, FAMILY_BYTES);
+  if (address.startsWith("@")) name[FAMILY_BYTES] = 0;
+  return name;
+}
+
+/** With a socket for each message: the manager counts none of ours between two of them. */
+function send(libc: Libc, name: Uint8Array<ArrayBuffer>, state: Uint8Array<ArrayBuffer>): void {
+  const { socket, sendto, close } = libc.symbols;
+  const fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return;
+  sendto(fd, state, BigInt(state.length), MSG_DONTWAIT, name, name.length);
+  close(fd);
+}
