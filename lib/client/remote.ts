@@ -13,7 +13,7 @@
 
 import { ClassicExchange } from "./exchanges/classic.ts";
 import { type Call, type Exchange, NoReplyError, RefusedError, RemoteError } from "./exchange.ts";
-import { FIELD, METHODS, REPLY_BODY } from "../protocol/wire.ts";
+import { FIELD, type MethodName, METHODS, REPLY_BODY } from "../protocol/wire.ts";
 import { TaggedExchange } from "./exchanges/tagged.ts";
 import { type Clock, openUdp, REAL_CLOCK, type Transport } from "./transport.ts";
 
@@ -25,6 +25,8 @@ export const DEFAULT_TIMEOUT_MS = 1000;
 /** Below the lifetime of the daemon's duplicate request cache: a later repeat might execute again. */
 export const MAX_TIMEOUT_MS = 50_000;
 
+const PROTOCOLS = ["auto", "tagged", "classic"] as const;
+
 /** How many pieces of one long read or write are under way at a time. */
 const PIECES_UNDER_WAY = 32;
 
@@ -32,7 +34,7 @@ export interface RemoteOptions {
   /** `host:port`; DEFAULT_SERVER if left out. */
   server?: string;
   /** Which protocol to speak; "auto" is tagged if the daemon knows it, else classic. */
-  protocol?: "auto" | "tagged" | "classic";
+  protocol?: typeof PROTOCOLS[number];
   /** Milliseconds that a call may take from its first datagram on, MAX_TIMEOUT_MS at most. */
   timeout?: number;
   /** For the simulation: another network, another time. */
@@ -75,14 +77,22 @@ export class Remote implements AsyncDisposable {
    * read of 0 bytes, which any mallocd answers. Rejects with NoReplyError if nothing comes back. With
    * `protocol: "classic"` nothing is sent.
    */
-  static async connect(options: RemoteOptions = {}, { signal }: CallOptions = {}): Promise<Remote> {
+  static async connect(options: RemoteOptions = {}, call: CallOptions = {}): Promise<Remote> {
+    checkOptions(call, CALL_OPTIONS);
+    const { signal } = call;
+    checkOptions(options, '{ server: "host:port" }');
     const {
       server = DEFAULT_SERVER,
       protocol = "auto",
       timeout = DEFAULT_TIMEOUT_MS,
       clock = REAL_CLOCK,
     } = options;
+    if (!PROTOCOLS.includes(protocol)) {
+      throw new TypeError(`Cannot speak ${protocol}: a protocol is ${PROTOCOLS.join(", ")}`);
+    }
     checkTimeout(timeout);
+    checkSignal(signal);
+    signal?.throwIfAborted();
     const transport = options.transport ?? await openUdp(server);
     try {
       if (protocol === "classic") {
@@ -119,7 +129,7 @@ export class Remote implements AsyncDisposable {
 
   /** Allocates at least `length` zeroed bytes. */
   async malloc(length: number | bigint, options: CallOptions = {}): Promise<bigint> {
-    return asBigInt(await this.#call("malloc", [BigInt(length)], options));
+    return asBigInt(await this.#call("malloc", [asLength("malloc", length)], options));
   }
 
   /** Allocates an array of `count` zeroed elements; refused with ENOMEM if the product overflows. */
@@ -128,7 +138,7 @@ export class Remote implements AsyncDisposable {
     size: number | bigint,
     options: CallOptions = {},
   ): Promise<bigint> {
-    const length = BigInt(count) * BigInt(size);
+    const length = asLength("calloc", count) * asLength("calloc", size);
     if (length >= 2n ** 64n) {
       throw new RefusedError(`calloc(${count}, ${size})`, "ENOMEM", "out of memory");
     }
@@ -137,7 +147,7 @@ export class Remote implements AsyncDisposable {
 
   /** Frees an allocation. A classic daemon does not answer: then it is done when it has been sent. */
   async free(pointer: bigint, options: CallOptions = {}): Promise<void> {
-    await this.#call("free", [pointer], options);
+    await this.#call("free", [asField("a pointer", pointer)], options);
   }
 
   /** Resizes an allocation, like realloc(3); its address may change. Tagged protocol only. */
@@ -146,11 +156,18 @@ export class Remote implements AsyncDisposable {
     length: number | bigint,
     options: CallOptions = {},
   ): Promise<bigint> {
-    return asBigInt(await this.#call("realloc", [pointer, BigInt(length)], options));
+    return asBigInt(
+      await this.#call(
+        "realloc",
+        [asField("a pointer", pointer), asLength("realloc", length)],
+        options,
+      ),
+    );
   }
 
   /** Reads `length` bytes. More than one datagram holds is read in pieces, and so not atomically. */
   async read(pointer: bigint, length: number, options: CallOptions = {}): Promise<Uint8Array> {
+    asField("a pointer", pointer);
     if (!Number.isSafeInteger(length) || length < 0) {
       throw new RangeError(`Cannot read ${length} bytes: a length is a whole number, at least 0`);
     }
@@ -167,9 +184,14 @@ export class Remote implements AsyncDisposable {
 
   /** Writes bytes. More than one datagram holds is written in pieces, and so not atomically. */
   async write(pointer: bigint, data: Uint8Array, options: CallOptions = {}): Promise<void> {
-    await this.#inPieces(data.length, async (at, size) => {
+    asField("a pointer", pointer);
+    if (!(data instanceof Uint8Array)) {
+      throw new TypeError(`Cannot write a ${typeof data}: what is written is a Uint8Array`);
+    }
+    const taken = new Uint8Array(data); // the caller may change its own before the last repeat is sent
+    await this.#inPieces(taken.length, async (at, size) => {
       const fields = [pointer + BigInt(at), BigInt(size)];
-      await this.#call("write", fields, options, { data: data.subarray(at, at + size) });
+      await this.#call("write", fields, options, { data: taken.subarray(at, at + size) });
     });
   }
 
@@ -183,12 +205,28 @@ export class Remote implements AsyncDisposable {
     desired: bigint,
     options: CallOptions = {},
   ): Promise<bigint> {
-    return asBigInt(await this.#call("cas", [pointer, expected, desired], options));
+    return asBigInt(
+      await this.#call(
+        "cas",
+        [
+          asField("a pointer", pointer),
+          asField("a value", expected),
+          asField("a value", desired),
+        ],
+        options,
+      ),
+    );
   }
 
   /** Adds to the value at `pointer`, modulo 2^64, and resolves with the old one. Tagged protocol only. */
   async fetchAndAdd(pointer: bigint, delta: bigint, options: CallOptions = {}): Promise<bigint> {
-    return asBigInt(await this.#call("add", [pointer, delta], options));
+    return asBigInt(
+      await this.#call(
+        "add",
+        [asField("a pointer", pointer), asField("a delta", delta)],
+        options,
+      ),
+    );
   }
 
   /** One round trip that changes nothing: hello, or in the classic protocol a read of 0 bytes. */
@@ -213,13 +251,16 @@ export class Remote implements AsyncDisposable {
   #call(
     method: Call["method"],
     fields: readonly bigint[],
-    { signal, timeout = this.#timeout }: CallOptions,
+    options: CallOptions,
     { data, bodyLength = REPLY_BODY[METHODS[method].opcode]! }: {
       data?: Uint8Array;
       bodyLength?: number;
     } = {},
   ): Promise<Uint8Array> {
+    checkOptions(options, CALL_OPTIONS);
+    const { signal, timeout = this.#timeout } = options;
     checkTimeout(timeout);
+    checkSignal(signal);
     const unsigned = fields.map((field) => BigInt.asUintN(64, field));
     return this.#exchange.call({ method, fields: unsigned, data, bodyLength, timeout, signal });
   }
@@ -252,11 +293,41 @@ export class Remote implements AsyncDisposable {
   }
 }
 
+/** Numbers beyond 2^53 may have been rounded, so that they are not taken. */
+function asLength(method: MethodName | "calloc", length: number | bigint): bigint {
+  const whole = typeof length === "bigint" || Number.isSafeInteger(length);
+  if (whole && length >= 0 && length < 2n ** 64n) return BigInt(length);
+  throw new RangeError(
+    `Cannot ${method} ${length}: a length is a whole number, at least 0, from 2^53 to 2^64 - 1 a bigint`,
+  );
+}
+
+/** Checks 64 bits, of which the highest may be meant as a sign. */
+function asField(what: string, value: bigint): bigint {
+  if (typeof value !== "bigint") throw new TypeError(`Cannot take ${value}: ${what} is a bigint`);
+  if (value >= -(2n ** 63n) && value < 2n ** 64n) return value;
+  throw new RangeError(`Cannot take ${value}: ${what} is from -2^63 to 2^64 - 1`);
+}
+
 function checkTimeout(timeout: number): void {
-  if (timeout > 0 && timeout <= MAX_TIMEOUT_MS) return;
+  if (typeof timeout === "number" && timeout > 0 && timeout <= MAX_TIMEOUT_MS) return;
   throw new RangeError(
     `Cannot wait ${timeout}ms: a timeout is more than 0 and ${MAX_TIMEOUT_MS}ms at most`,
   );
+}
+
+const CALL_OPTIONS = "{ timeout: 1000 } or { signal }";
+
+/** Checks that options are an object of some, and not what one of them ought to be. */
+function checkOptions(options: object, example: string): void {
+  if (typeof options === "object" && options !== null && !(options instanceof AbortSignal)) return;
+  const what = options instanceof AbortSignal ? "a signal" : String(options);
+  throw new TypeError(`Cannot take ${what}: options are an object, such as ${example}`);
+}
+
+function checkSignal(signal: AbortSignal | undefined): void {
+  if (signal === undefined || signal instanceof AbortSignal) return;
+  throw new TypeError(`Cannot take ${signal}: a signal is an AbortSignal`);
 }
 
 function helloCall(timeout: number, signal: AbortSignal | undefined): Call {

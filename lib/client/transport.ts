@@ -54,8 +54,15 @@ export function parseServer(text: string): { hostname: string; port: number } | 
 
 /** A UDP socket that talks to one daemon. Throws TypeError if `server` is not `host:port`. */
 export async function openUdp(server: string): Promise<Transport> {
-  const parsed = parseServer(server);
-  if (parsed === undefined) throw new TypeError(`Cannot parse server: ${server}`);
+  const parsed = typeof server === "string" ? parseServer(server) : undefined;
+  if (parsed === undefined) {
+    throw new TypeError(`Cannot parse server: ${server}: a server is "host:port" or "[v6]:port"`);
+  }
+  if (Deno.listenDatagram === undefined) {
+    throw new TypeError(
+      'Deno has no UDP unless it is told so: use --unstable-net, or "unstable": ["net"] in deno.json',
+    );
+  }
   const { port } = parsed;
   const hostname = await resolve(parsed.hostname);
   const transport = new UdpTransport({ transport: "udp", hostname, port }, server);

@@ -10,7 +10,13 @@ import {
   REPLY_HEAD,
   Request,
 } from "../../lib/protocol/wire.ts";
-import { MAX_TIMEOUT_MS, NoReplyError, RefusedError, Remote } from "../../lib/client/remote.ts";
+import {
+  type CallOptions,
+  MAX_TIMEOUT_MS,
+  NoReplyError,
+  RefusedError,
+  Remote,
+} from "../../lib/client/remote.ts";
 import { LIFETIME_SECONDS } from "../../lib/daemon/duplicate_request_cache.ts";
 import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../../lib/client/transport.ts";
 import { startDaemon } from "../daemon.ts";
@@ -275,14 +281,47 @@ socketTest(
     await assertRejects(() => remote.malloc(1.5), RangeError);
     await assertRejects(() => remote.calloc(0.5, 2), RangeError);
     await assertRejects(() => remote.free(undefined as unknown as bigint), TypeError);
-    for (const timeout of [0, -1, NaN, MAX_TIMEOUT_MS + 1]) {
+    for (const length of [-1, 2 ** 53, 2 ** 64, -1n, 2n ** 64n]) {
+      await assertRejects(() => remote.malloc(length), RangeError, `${length}`);
+      await assertRejects(() => remote.calloc(length, 1), RangeError, `${length}`);
+      await assertRejects(() => remote.calloc(1, length), RangeError, `${length}`);
+      await assertRejects(() => remote.realloc(BASE, length), RangeError, `${length}`);
+    }
+    for (const value of [2n ** 64n, -(2n ** 63n) - 1n]) {
+      await assertRejects(() => remote.free(value), RangeError, `${value}`);
+      await assertRejects(() => remote.read(value, 1), RangeError, `${value}`);
+      await assertRejects(() => remote.write(value, FIVE_ONES), RangeError, `${value}`);
+      await assertRejects(() => remote.fetchAndAdd(BASE, value), RangeError, `${value}`);
+      await assertRejects(() => remote.compareAndSwap(BASE, value, 0n), RangeError, `${value}`);
+      await assertRejects(() => remote.compareAndSwap(BASE, 0n, value), RangeError, `${value}`);
+    }
+    const text = "hello" as unknown as Uint8Array;
+    await assertRejects(() => remote.write(BASE, text), TypeError, "Cannot write a string");
+    for (const timeout of ["5" as unknown as number, 0, -1, NaN, MAX_TIMEOUT_MS + 1]) {
       await assertRejects(() => remote.malloc(1, { timeout }), RangeError, "timeout");
       await assertRejects(() => Remote.connect({ server, timeout }), RangeError, "timeout");
     }
-    await assertRejects(() => Remote.connect({ server: "nonsense:" }), TypeError, "nonsense:");
+    for (const server of ["nonsense:", 8081 as unknown as string]) {
+      await assertRejects(() => Remote.connect({ server }), TypeError, `${server}: a server is`);
+    }
+    const protocol = "udp" as "auto";
+    await assertRejects(() => Remote.connect({ server, protocol }), TypeError, "Cannot speak udp");
     assertEquals(daemon.requests, []);
   },
 );
+
+socketTest("Remote.write() takes the bytes when it is called", async () => {
+  await using daemon = await startDaemon();
+  for (const protocol of PROTOCOLS) {
+    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    const pointer = await remote.malloc(5);
+    const bytes = bytesOf("hello");
+    const written = remote.write(pointer, bytes);
+    bytes.fill(0);
+    await written;
+    assertEquals(await remote.read(pointer, 5), bytesOf("hello"));
+  }
+});
 
 socketTest("Remote rejects with NoReplyError when nobody listens", async () => {
   const server = unreachable();
@@ -366,12 +405,82 @@ async function reasonOf(promise: Promise<unknown>): Promise<unknown> {
   return await promise.then((value) => assert(false, `resolved with ${value}`), (reason) => reason);
 }
 
+/** Every method that takes options, with arguments that a daemon would take. */
+const CALLS: Readonly<
+  Record<string, (remote: Remote, options?: CallOptions) => Promise<unknown>>
+> = {
+  malloc: (remote, options) => remote.malloc(1, options),
+  calloc: (remote, options) => remote.calloc(1, 1, options),
+  free: (remote, options) => remote.free(BASE, options),
+  realloc: (remote, options) => remote.realloc(BASE, 1, options),
+  read: (remote, options) => remote.read(BASE, 1, options),
+  write: (remote, options) => remote.write(BASE, FIVE_ONES, options),
+  compareAndSwap: (remote, options) => remote.compareAndSwap(BASE, 0n, 1n, options),
+  fetchAndAdd: (remote, options) => remote.fetchAndAdd(BASE, 1n, options),
+  ping: (remote, options) => remote.ping(options),
+};
+
+socketTest("Remote rejects options that are none, before it sends anything", async (t) => {
+  await using daemon = new FakeDaemon(tagged(SILENT));
+  const { server } = daemon;
+  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
+  const sent = daemon.requests.length;
+  const { signal } = new AbortController();
+  const misuses: [unknown, string][] = [
+    [1000, "Cannot take 1000: options are an object"],
+    [null, "Cannot take null: options are an object"],
+    [signal, "Cannot take a signal: options are an object"],
+    [{ signal: 5 }, "Cannot take 5: a signal is an AbortSignal"],
+  ];
+  const connect = (_: Remote, options?: CallOptions) => Remote.connect({ server }, options);
+  for (const [method, call] of Object.entries({ ...CALLS, connect })) {
+    await t.step(`${method}()`, async () => {
+      for (const [options, message] of misuses) {
+        await assertRejects(() => call(remote, options as CallOptions), TypeError, message);
+      }
+    });
+  }
+  const text = server as unknown as { server: string };
+  await assertRejects(() => Remote.connect(text), TypeError, `Cannot take ${server}: options`);
+  assertEquals(daemon.requests.length, sent);
+});
+
+for (const protocol of PROTOCOLS) {
+  socketTest(`Remote stops every ${protocol} method when its signal is aborted`, async (t) => {
+    let aborting: AbortController | undefined;
+    await using daemon = new FakeDaemon(tagged(() => aborting?.abort("changed my mind")));
+    const { server } = daemon;
+    await using remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+    for (const [method, call] of Object.entries(CALLS)) {
+      await t.step(`${method}()`, async () => {
+        const sent = daemon.requests.length;
+        const early = AbortSignal.abort("too early");
+        assertEquals(await reasonOf(call(remote, { signal: early })), "too early");
+        assertEquals(daemon.requests.length, sent);
+        // What the classic protocol does not answer is done at once, what it lacks is refused at once.
+        const waits = protocol === "tagged"
+          ? method !== "ping" // which is answered
+          : ["malloc", "calloc", "read", "ping"].includes(method);
+        if (!waits) return;
+        aborting = new AbortController();
+        assertEquals(await reasonOf(call(remote, aborting)), "changed my mind");
+      });
+    }
+  });
+}
+
 socketTest("Remote.connect() stops when its signal is aborted", async () => {
   const controller = new AbortController();
   await using daemon = new FakeDaemon(() => controller.abort("not now"));
   const { server } = daemon;
   const connecting = Remote.connect({ server, timeout: PATIENCE_MS }, controller);
   assertEquals(await reasonOf(connecting), "not now");
+  const sent = daemon.requests.length;
+  for (const protocol of ["auto", ...PROTOCOLS] as const) {
+    const early = Remote.connect({ server, protocol }, { signal: AbortSignal.abort("too early") });
+    assertEquals(await reasonOf(early), "too early");
+  }
+  assertEquals(daemon.requests.length, sent);
 });
 
 socketTest("Remote leaves nothing open when it is disposed of", async () => {

@@ -1,9 +1,10 @@
 /** What the client library needs of a process. */
 
-import { assert } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { startDaemon } from "../daemon.ts";
+import { ROOT, run } from "./programs.ts";
 
-const REMOTE = new URL("../../lib/client/remote.ts", import.meta.url);
+const REMOTE = new URL("lib/client/remote.ts", ROOT);
 
 Deno.test("Remote keeps nothing of calls that have ended", async () => {
   await using daemon = await startDaemon();
@@ -18,7 +19,16 @@ Deno.test("Remote keeps nothing of calls that have ended", async () => {
     }`;
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["eval", "-q", "--v8-flags=--max-old-space-size=24", code],
-    cwd: new URL("../../", import.meta.url),
+    cwd: ROOT,
   }).output();
   assert(success, new TextDecoder().decode(stderr));
+});
+
+Deno.test("Remote.connect() names the flag that Deno's UDP needs when it is missing", async () => {
+  const program = `import { Remote } from "${REMOTE}";
+    await Remote.connect().catch((error) => console.log(String(error)));`;
+  const words = ["run", "--no-config", "--no-lock", "--no-check", "-A", "-"];
+  const { stdout, stderr } = await run(Deno.execPath(), words, { input: program });
+  assertEquals(stderr, "");
+  assert(/^TypeError: .* use --unstable-net/.test(stdout), stdout);
 });
