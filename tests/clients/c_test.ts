@@ -249,14 +249,13 @@ test("completes more operations than have tags, each once", async () => {
 
 test("counts every add once when threads share it and a fifth of the datagrams is lost", async () => {
   await using daemon = await Mallocd.start(["--memory", "1MiB"]);
-  for (const seed of [1, 2]) {
-    using proxy = new Proxy(daemon.port, { loss: 0.2, seed });
-    await using driver = await Driver.start(proxy.server, 20_000, 1400);
-    assertEquals(await driver.say("count 8 25"), "ok 200", `seed ${seed}`);
-    assertEquals(await driver.say("flood 500 7"), "ok same", `seed ${seed}`);
-    assertEquals(await driver.say("block 50000 7"), "ok same", `seed ${seed}`);
-    assert(proxy.lost > 20, `${proxy.lost} datagrams were lost`);
-  }
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0]!;
+  using proxy = new Proxy(daemon.port, { loss: 0.2, seed });
+  await using driver = await Driver.start(proxy.server, 20_000, 1400);
+  assertEquals(await driver.say("count 8 25"), "ok 200", `seed ${seed}`);
+  assertEquals(await driver.say("flood 500 7"), "ok same", `seed ${seed}`);
+  assertEquals(await driver.say("block 50000 7"), "ok same", `seed ${seed}`);
+  assert(proxy.lost > 20, `${proxy.lost} datagrams were lost`);
 });
 
 test("sends a request again with the same bytes, later each time, until it gives up", async () => {
