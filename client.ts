@@ -2,4 +2,8 @@
 
 import { program } from "./lib/client/program.ts";
 
-Deno.exit(await program(Deno.args));
+// Loaded for the commands that need it only: it takes time.
+const heavy = async (args: readonly string[]) =>
+  await (await import("./lib/client/heavy.ts")).main(args);
+
+Deno.exit(await program(Deno.args, heavy));

@@ -20,12 +20,12 @@ if [ -n "$stub" ]; then export DENORT_BIN="$stub"; else unset DENORT_BIN; fi
 # others look for them beside themselves. Only the client is minified, whose start-up counts.
 bundle=$tools/bundle
 rm -rf "$bundle"
-"$deno" bundle -q --minify --external ./heavy.ts -o "$bundle/client.js" client.ts
-"$deno" bundle -q --minify --external ./heavy.ts -o "$bundle/heavy.ts" lib/client/heavy.ts
+"$deno" bundle -q --minify --external ./lib/client/heavy.ts -o "$bundle/client.js" client.ts
+"$deno" bundle -q --minify -o "$bundle/lib/client/heavy.ts" lib/client/heavy.ts
 "$deno" bundle -q --output "$bundle/main.js" main.ts
 "$deno" bundle -q --output "$bundle/syscall_worker.ts" lib/daemon/engines/syscall_worker.ts
 # Their times become part of the executables, which otherwise depend on the sources only.
-TZ=UTC touch -t 200001010000 "$bundle"/*
+find "$bundle" -type f -exec env TZ=UTC touch -t 200001010000 {} +
 
 # No code cache: it is a file in /tmp that anybody on the machine may put there first, with other code.
 compile() {

@@ -200,6 +200,16 @@ export function parseCommandLine<F extends Flags>(
   return { values: values as Values<F>, words, given };
 }
 
+/** The values of flags of which none is given. */
+export function defaults<F extends Flags>(flags: F): Values<F> {
+  const values: Record<string, unknown> = {};
+  for (const [name, { placeholder, default: standard, parse }] of Object.entries(flags)) {
+    if (placeholder === undefined) values[name] = false;
+    else if (standard !== undefined) values[name] = parse(standard);
+  }
+  return values as Values<F>;
+}
+
 /** To the parser --anyone=0 is --anyone: whoever writes that means something else. */
 function checkSwitches(switches: readonly string[], args: readonly string[]): void {
   const end = args.indexOf("--");

@@ -1,6 +1,7 @@
 /** mallocd-client bench: puts a load on a daemon and prints what became of it. */
 
-import { UsageError } from "../cli/flags.ts";
+import { type Flags, UsageError, type Values } from "../cli/flags.ts";
+import type { BENCH_FLAGS } from "./commands/bench.ts";
 import { Unavailable } from "../system/libc.ts";
 import { DenoWire } from "./load/deno_wire.ts";
 import { LibcWire } from "./load/libc_wire.ts";
@@ -8,10 +9,13 @@ import { problemOf, type Workload } from "./load/workload.ts";
 import { type Report, runLoad } from "./load/run.ts";
 import { type Wire, WireError } from "./load/wire.ts";
 import { parseServer, resolve } from "./transport.ts";
-import type { Context, Terminal } from "./commands.ts";
+import type { Context, Terminal } from "./command.ts";
 
-export async function bench(context: Context): Promise<boolean> {
-  const { remote, terminal, bench: flags } = context;
+export async function bench(
+  { remote, terminal, timeout }: Context,
+  values: Values<Flags>,
+): Promise<boolean> {
+  const flags = values as Values<typeof BENCH_FLAGS>;
   const workload: Workload = {
     protocol: remote.protocol,
     clients: flags.clients,
@@ -20,7 +24,7 @@ export async function bench(context: Context): Promise<boolean> {
     mix: flags.mix,
     sizes: flags.size,
     rate: flags.rate,
-    timeout: flags.timeout,
+    timeout,
   };
   const problem = problemOf(workload);
   if (problem !== undefined) {

@@ -1,28 +1,14 @@
 /**
  * mallocd-client as a function: a command line in, calls of the daemon, an exit code out. What most calls
- * do without, the shell and the load generator, is in heavy.ts, which calls this function in turn: each
- * of the two is bundled as one file (tools/build.sh), since files in common would take time to load.
+ * do without, the shell and the load generator, is in heavy.ts, which calls this function in turn: client.ts
+ * and heavy.ts are bundled as one file each (tools/build.sh), since files in common would take time to load.
  */
 
-import {
-  BENCH_FLAGS,
-  CLIENT,
-  CLIENT_FLAGS,
-  type CommandName,
-  COMMANDS,
-  PING_FLAGS,
-} from "./flags.ts";
-import {
-  checkWords,
-  type Context,
-  type HeavyCommand,
-  isHeavy,
-  prepare,
-  type Run,
-  type Terminal,
-} from "./commands.ts";
 import { type Command, parseCommandLine, UsageError } from "../cli/flags.ts";
 import { commandHelp, programHelp } from "../cli/help.ts";
+import { checkWords, type CommandName, COMMANDS, isCommand } from "./commands.ts";
+import type { Context, Run, Terminal } from "./command.ts";
+import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { Remote, RemoteError } from "./remote.ts";
 import { VERSION } from "../cli/version.ts";
 
@@ -61,15 +47,19 @@ function onFirstInterrupt(): AbortController {
   return controller;
 }
 
-export type Heavy = Readonly<Record<HeavyCommand, Run>>;
+/** What the commands do that are only described in COMMANDS, or a program that knows it. */
+export type Heavy =
+  | Readonly<Record<string, Run>>
+  | ((args: readonly string[]) => Promise<number>);
 
-/** Runs one command and returns the exit code. Without `heavy`, that is loaded if it is asked for. */
-export function program(args: readonly string[], heavy?: Heavy): Promise<number> {
+/** Runs one command and returns the exit code. */
+export function program(args: readonly string[], heavy: Heavy): Promise<number> {
   return main(args, heavy).catch(report);
 }
 
-async function main(args: readonly string[], heavy: Heavy | undefined): Promise<number> {
-  const flags = { ...CLIENT_FLAGS, ...PING_FLAGS, ...BENCH_FLAGS };
+async function main(args: readonly string[], heavy: Heavy): Promise<number> {
+  const ofCommands = Object.values(COMMANDS).map(({ flags }) => flags);
+  const flags: typeof CLIENT_FLAGS = Object.assign({ ...CLIENT_FLAGS }, ...ofCommands);
   const { values, words: [command, ...words], given } = parseCommandLine(
     CLIENT,
     flags,
@@ -97,11 +87,9 @@ async function main(args: readonly string[], heavy: Heavy | undefined): Promise<
   }
   checkFlags(command, given);
   checkWords(command, words);
-  if (isHeavy(command) && heavy === undefined) {
-    const { main } = await import("./heavy.ts");
-    return await main(args);
-  }
-  const run = isHeavy(command) ? heavy![command] : prepare(command, words);
+  const { prepare } = COMMANDS[command];
+  if (prepare === undefined && typeof heavy === "function") return await heavy(args);
+  const run = prepare?.(words) ?? (heavy as Readonly<Record<string, Run>>)[command]!;
   const { server, timeout, classic, verbose, hex } = values;
   // Closed by the end of the process, which comes next and is faster at it.
   const remote = await Remote.connect({
@@ -117,8 +105,8 @@ async function main(args: readonly string[], heavy: Heavy | undefined): Promise<
       : "hello was not answered";
     terminal.say(`mallocd-client: ${server} speaks the ${remote.protocol} protocol (${why})`);
   }
-  const context: Context = { remote, terminal, hex, ping: values, bench: values };
-  return await run(context) ? 0 : 1;
+  const context: Context = { remote, terminal, hex, timeout };
+  return await run(context, values) ? 0 : 1;
 }
 
 /** A flag of one command means nothing to another. */
@@ -130,10 +118,6 @@ function checkFlags(command: CommandName, given: readonly string[]): void {
     `${command} takes no option --${foreign}`,
     `mallocd-client ${command} --help lists those that it takes`,
   );
-}
-
-function isCommand(word: string): word is CommandName {
-  return Object.hasOwn(COMMANDS, word);
 }
 
 /** What goes wrong is one line on stderr; only what is a defect of this program shows a stack. */

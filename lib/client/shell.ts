@@ -6,9 +6,9 @@
 import { createInterface, type Interface } from "node:readline";
 import process from "node:process";
 import { bench } from "./bench.ts";
-import { type CommandName, COMMANDS } from "./flags.ts";
-import { checkWords, type Context, prepare, type Terminal } from "./commands.ts";
-import { UsageError } from "../cli/flags.ts";
+import { checkWords, type CommandName, COMMANDS, isCommand as isAny } from "./commands.ts";
+import type { Context, Terminal } from "./command.ts";
+import { defaults, UsageError } from "../cli/flags.ts";
 import { RemoteError } from "./remote.ts";
 
 type ShellCommand = Exclude<CommandName, "shell">;
@@ -189,7 +189,8 @@ async function runLine(line: string, context: Context, variables: Map<string, st
 async function run(command: ShellCommand, words: readonly string[], context: Context) {
   const full = command === "write" ? withLength(words) : words;
   checkWords(command, full);
-  await (command === "bench" ? bench : prepare(command, full))(context);
+  const { prepare, flags = {} } = COMMANDS[command];
+  await (prepare?.(full) ?? bench)(context, defaults(flags));
 }
 
 /** At a prompt LEN may be left out, because DATA is always there: standard input is the prompt's. */
@@ -201,5 +202,5 @@ function withLength(words: readonly string[]): readonly string[] {
 }
 
 function isCommand(word: string | undefined): word is ShellCommand {
-  return word !== undefined && word !== "shell" && Object.hasOwn(COMMANDS, word);
+  return word !== "shell" && isAny(word);
 }

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { CLIENT, CLIENT_FLAGS, COMMANDS } from "../../lib/client/flags.ts";
+import { CLIENT, CLIENT_FLAGS } from "../../lib/client/flags.ts";
+import { COMMANDS } from "../../lib/client/commands.ts";
 import { DAEMON, DAEMON_FLAGS } from "../../lib/daemon/flags.ts";
 import { commandHelp, programHelp } from "../../lib/cli/help.ts";
 import { formatSize, parseDuration, parseSize } from "../../lib/cli/sizes.ts";

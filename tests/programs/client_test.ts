@@ -1,7 +1,8 @@
 /** mallocd-client as a process: its commands, its errors, its exit codes. */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { CLIENT_FLAGS, COMMANDS } from "../../lib/client/flags.ts";
+import { CLIENT_FLAGS } from "../../lib/client/flags.ts";
+import { COMMANDS } from "../../lib/client/commands.ts";
 import { Random } from "../testing.ts";
 import {
   CLIENT,

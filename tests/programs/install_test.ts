@@ -2,7 +2,9 @@
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { generate, MANUALS } from "../../tools/generate.ts";
-import { BENCH_FLAGS, CLIENT, COMMANDS, PING_FLAGS } from "../../lib/client/flags.ts";
+import { BENCH_FLAGS } from "../../lib/client/commands/bench.ts";
+import { CLIENT } from "../../lib/client/flags.ts";
+import { COMMANDS } from "../../lib/client/commands.ts";
 import { DAEMON } from "../../lib/daemon/flags.ts";
 import { ENGINE_NAMES } from "../../lib/daemon/engines/choice.ts";
 import { type Flags, HELP_FLAGS, variableOf } from "../../lib/cli/flags.ts";
@@ -295,7 +297,7 @@ const OFFERED: [line: string, words: string[]][] = [
   ["mallocd-client --server 127.0.0.1:8081 pi", ["ping"]],
   ["mallocd-client --server=[::1]:8081 --hex pi", ["ping"]],
   ["mallocd-client free --", options(CLIENT.flags)],
-  ["mallocd-client ping --", options({ ...CLIENT.flags, ...PING_FLAGS })],
+  ["mallocd-client ping --", options({ ...CLIENT.flags, ...COMMANDS.ping.flags })],
   ["mallocd-client bench --", options({ ...CLIENT.flags, ...BENCH_FLAGS })],
 ];
 

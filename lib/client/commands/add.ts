@@ -1,0 +1,19 @@
+/** mallocd-client add: fetch-and-add. */
+
+import { define, parseNumber } from "../command.ts";
+
+export const add = define({
+  words: "PTR DELTA",
+  help: "add DELTA to the 8 bytes at PTR and print the old value",
+  details:
+    "The value is big-endian, PTR a multiple of 8. DELTA may be negative; the sum is taken modulo 2^64.",
+  example: "mallocd-client add 842350460928 -1",
+  prepare: ([pointer, delta]) => {
+    const address = parseNumber("PTR", pointer!);
+    const summand = parseNumber("DELTA", delta!, { negative: true });
+    return async ({ remote, terminal }) => {
+      terminal.write(`${await remote.fetchAndAdd(address, summand)}\n`);
+      return true;
+    };
+  },
+});

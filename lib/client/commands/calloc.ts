@@ -1,0 +1,15 @@
+/** mallocd-client calloc: an array of zeroed elements. */
+
+import { define, NUMBERS, parseNumber, printPointer } from "../command.ts";
+
+export const calloc = define({
+  words: "N SIZE",
+  help: "allocate N zeroed elements of SIZE bytes and print the pointer",
+  details: NUMBERS,
+  example: "mallocd-client calloc 16 64",
+  prepare: ([count, size]) => {
+    const elements = parseNumber("N", count!);
+    const bytes = parseNumber("SIZE", size!);
+    return async (context) => printPointer(context, await context.remote.calloc(elements, bytes));
+  },
+});

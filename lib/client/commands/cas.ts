@@ -1,0 +1,20 @@
+/** mallocd-client cas: compare-and-swap. */
+
+import { define, parseNumber } from "../command.ts";
+
+export const cas = define({
+  words: "PTR EXPECTED DESIRED",
+  help: "compare-and-swap the 8 bytes at PTR and print the old value",
+  details:
+    "The value is big-endian, PTR a multiple of 8. It was swapped if what is printed is EXPECTED.",
+  example: "mallocd-client cas 842350460928 0 1",
+  prepare: ([pointer, expected, desired]) => {
+    const address = parseNumber("PTR", pointer!);
+    const from = parseNumber("EXPECTED", expected!, { negative: true });
+    const to = parseNumber("DESIRED", desired!, { negative: true });
+    return async ({ remote, terminal }) => {
+      terminal.write(`${await remote.compareAndSwap(address, from, to)}\n`);
+      return true;
+    };
+  },
+});

@@ -1,0 +1,67 @@
+/** mallocd-client stress: the original's loop, over and over. */
+
+import { NoReplyError, type Remote } from "../remote.ts";
+import { define, parseNumber, type Terminal } from "../command.ts";
+
+export const stress = define({
+  words: "[N]",
+  help: "malloc, write, read back and compare, free: N times (default 10000)",
+  details: "Prints operations per second, replies lost, bytes wrong, and round-trip percentiles. " +
+    "Exit code 1 if anything was lost or wrong.",
+  example: "mallocd-client stress 100000",
+  prepare: ([count = "10000"]) => {
+    const rounds = Number(parseNumber("N", count));
+    return async ({ remote, terminal }) => {
+      const { lost, wrong, summary } = await repeat(remote, rounds, terminal);
+      terminal.write(`${summary}\n`);
+      return lost === 0 && wrong === 0;
+    };
+  },
+});
+
+/** The original's stress loop: malloc 20, write 5, read 5, free. */
+async function repeat(remote: Remote, rounds: number, { progress, signal }: Terminal) {
+  const hello = new TextEncoder().encode("hello");
+  const roundTrips: number[] = [];
+  let [lost, wrong, done] = [0, 0, 0];
+  const timed = async <T>(call: Promise<T>): Promise<T> => {
+    const start = performance.now();
+    const result = await call;
+    roundTrips.push(performance.now() - start);
+    return result;
+  };
+  const start = performance.now();
+  let shown = start;
+  for (; done < rounds && !signal.aborted; done++) {
+    try {
+      const pointer = await timed(remote.malloc(20));
+      await remote.write(pointer, hello);
+      const back = await timed(remote.read(pointer, hello.length));
+      if (!back.every((byte, i) => byte === hello[i])) wrong++;
+      await remote.free(pointer);
+    } catch (error) {
+      if (!(error instanceof NoReplyError)) throw error;
+      lost++;
+    }
+    if (performance.now() - shown > 100) {
+      shown = performance.now();
+      progress(progressBar(done, rounds));
+    }
+  }
+  progress("");
+  const seconds = (performance.now() - start) / 1000;
+  roundTrips.sort((a, b) => a - b);
+  const percentile = (p: number) =>
+    ((roundTrips[Math.floor(roundTrips.length * p)] ?? 0) * 1000).toFixed(0);
+  const summary = `${4 * done} operations in ${seconds.toFixed(2)} s, ` +
+    `${Math.round(4 * done / seconds)}/s, ${lost} lost, ${wrong} wrong, ` +
+    `round trip p50 ${percentile(0.5)} us, p99 ${percentile(0.99)} us`;
+  return { lost, wrong, summary };
+}
+
+const BAR_WIDTH = 40;
+
+function progressBar(done: number, all: number): string {
+  const filled = Math.round(done / all * BAR_WIDTH);
+  return `[${"#".repeat(filled).padEnd(BAR_WIDTH, ".")}] ${done}/${all}`;
+}
