@@ -24,7 +24,7 @@ export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 
-.PHONY: run build test test-clients check bench bench-compare bench-gc install uninstall dist deb clean help FORCE
+.PHONY: run build test test-clients check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
 
 # The packages that only benches need: whoever tests or builds does not fetch what is in deno.lock in vain.
 BENCH_LOCK := --lock=bench/deno.lock
@@ -106,6 +106,9 @@ dist: dist/man | $(COMPILER_FILE) ## pack the executables for every platform tha
 
 deb: build ## pack two packages for Debian, dist/*.deb; DEBFULLNAME and DEBEMAIL name the maintainer
 	@tools/deb.sh dist
+
+image: build ## make an OCI image of the daemon, the layout dist/image
+	@tools/image.sh dist
 
 clean: ## remove what was built and downloaded
 	rm -rf dist $(TOOLS) clients/*/build
