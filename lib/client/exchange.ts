@@ -52,11 +52,36 @@ export class RefusedError extends RemoteError {
 
 /** The daemon said nothing. */
 export class NoReplyError extends RemoteError {
-  override readonly name = "NoReplyError";
-  constructor(asked: string, readonly server: string, readonly timeout: number) {
-    const within = timeout % 1000 === 0 ? `${timeout / 1000}s` : `${timeout}ms`;
-    super(`no reply from ${server} within ${within}: is mallocd running there?`, asked);
+  override readonly name: string = "NoReplyError";
+  constructor(
+    asked: string,
+    readonly server: string,
+    readonly timeout: number,
+    what = `no reply from ${server} within ${
+      timeout % 1000 === 0 ? `${timeout / 1000}s` : `${timeout}ms`
+    }`,
+  ) {
+    super(`${what}: is mallocd running there?`, asked);
   }
+}
+
+/** The system knows that nobody listens at the daemon's address: there is nothing to wait for. */
+export class NotThereError extends NoReplyError {
+  override readonly name = "NotThereError";
+  constructor(asked: string, server: string, timeout: number) {
+    super(asked, server, timeout, `nobody listens on ${server}`);
+  }
+}
+
+/** How long an answer is waited for before it is overdue. */
+export const FIRST_WAIT_MS = 50;
+
+/** Promise.withResolvers, which Node has from 22 on. */
+export function withResolvers<T>(): PromiseWithResolvers<T> {
+  let resolve!: (value: T | PromiseLike<T>) => void;
+  let reject!: (reason?: unknown) => void;
+  const promise = new Promise<T>((...functions) => [resolve, reject] = functions);
+  return { promise, resolve, reject };
 }
 
 /** What becomes of a call: `giveUp` makes its promise reject, and is called if the call is aborted. */

@@ -6,18 +6,28 @@
  *     await remote.write(pointer, new TextEncoder().encode("hello"));
  *
  * Pointers are bigints, as clients hold 64 bits of them. Every method rejects with a RefusedError if the
- * daemon refuses, with a NoReplyError if it does not answer in time, and with the signal's reason if the
- * call is aborted; an aborted or unanswered call may have been executed all the same. Calls that do not
+ * daemon refuses, with a NoReplyError if it does not answer in time (a NotThereError, at once, if nobody
+ * listens on an address of the loopback interface), and with the signal's reason if the call is aborted; an
+ * aborted or unanswered call may have been executed all the same. Calls that do not
  * wait for each other may take effect in any order.
  */
 
 import { ClassicExchange } from "./exchanges/classic.ts";
-import { type Call, type Exchange, NoReplyError, RefusedError, RemoteError } from "./exchange.ts";
+import {
+  type Call,
+  type Exchange,
+  NoReplyError,
+  NotThereError,
+  RefusedError,
+  RemoteError,
+} from "./exchange.ts";
 import { FIELD, type MethodName, METHODS, REPLY_BODY } from "../protocol/wire.ts";
+import type { ErrnoName } from "../protocol/errno.ts";
 import { TaggedExchange } from "./exchanges/tagged.ts";
 import { type Clock, openUdp, REAL_CLOCK, type Transport } from "./transport.ts";
 
-export { NoReplyError, RefusedError, RemoteError };
+export { NoReplyError, NotThereError, RefusedError, RemoteError };
+export type { Clock, ErrnoName, Transport };
 
 export const DEFAULT_SERVER = "127.0.0.1:8081";
 export const DEFAULT_TIMEOUT_MS = 1000;
@@ -104,7 +114,8 @@ export class Remote implements AsyncDisposable {
         const hello = decodeHello(await tagged.call(helloCall(patience, signal)));
         return new Remote(server, tagged, timeout, hello);
       } catch (error) {
-        if (protocol === "tagged" || !(error instanceof NoReplyError)) throw error;
+        const isSilence = error instanceof NoReplyError && !(error instanceof NotThereError);
+        if (protocol === "tagged" || !isSilence) throw error;
       }
       await transport.renew(); // a late answer to hello is none to what follows
       const classic = new ClassicExchange(transport, clock);
@@ -119,7 +130,8 @@ export class Remote implements AsyncDisposable {
       return new Remote(server, classic, timeout);
     } catch (error) {
       await transport.close();
-      throw error instanceof NoReplyError ? new NoReplyError(error.asked, server, timeout) : error;
+      if (!(error instanceof NoReplyError) || error instanceof NotThereError) throw error;
+      throw new NoReplyError(error.asked, server, timeout);
     }
   }
 

@@ -1,10 +1,12 @@
 /**
  * How a client's datagrams reach a daemon, and what time it is meanwhile: the two things that the
- * simulation replaces. `openUdp` is the real one.
+ * simulation replaces. `openUdp` is the real one, with the sockets of the runtime that it finds itself in.
  */
 
-import { DEFAULT_PORT, MAX_DATAGRAM } from "../protocol/wire.ts";
-import { isLoopback, parseAddress } from "../system/address.ts";
+import { DEFAULT_PORT } from "../protocol/wire.ts";
+import { parseAddress } from "../system/address.ts";
+import { DenoTransport } from "./transports/deno.ts";
+import { NodeTransport } from "./transports/node.ts";
 
 /** One peer's datagrams, unreliable and unordered, as UDP has them. */
 export interface Transport {
@@ -18,6 +20,8 @@ export interface Transport {
   onDatagram: (datagram: Uint8Array) => void;
   /** Takes a new local port, so that no late answer to an earlier request arrives any more. */
   renew(): Promise<void>;
+  /** Whether it is certain that nobody listens at the peer's address; asked when an answer is overdue. */
+  isAbsent(): boolean;
   close(): Promise<void>;
 }
 
@@ -58,14 +62,10 @@ export async function openUdp(server: string): Promise<Transport> {
   if (parsed === undefined) {
     throw new TypeError(`Cannot parse server: ${server}: a server is "host:port" or "[v6]:port"`);
   }
-  if (Deno.listenDatagram === undefined) {
-    throw new TypeError(
-      'Deno has no UDP unless it is told so: use --unstable-net, or "unstable": ["net"] in deno.json',
-    );
-  }
-  const { port } = parsed;
-  const hostname = await resolve(parsed.hostname);
-  const transport = new UdpTransport({ transport: "udp", hostname, port }, server);
+  const peer = { hostname: await resolve(parsed.hostname), port: parsed.port };
+  // Bun has what Node has.
+  const RuntimeTransport = "Deno" in globalThis ? DenoTransport : NodeTransport;
+  const transport = new RuntimeTransport(peer, server);
   await transport.renew();
   return transport;
 }
@@ -78,55 +78,4 @@ export async function resolve(hostname: string): Promise<string> {
   return await new Promise((resolve, reject) => {
     lookup(hostname, (error, address) => error === null ? resolve(address) : reject(error));
   });
-}
-
-class UdpTransport implements Transport {
-  readonly loopback: boolean;
-  onDatagram: (datagram: Uint8Array) => void = () => {};
-  #socket: Deno.DatagramConn | undefined;
-  #receiving: Promise<void> = Promise.resolve();
-  readonly #buffer = new Uint8Array(MAX_DATAGRAM);
-
-  constructor(readonly peer: Deno.NetAddr, readonly server: string) {
-    this.loopback = isLoopback(peer.hostname);
-  }
-
-  async send(datagram: Uint8Array): Promise<void> {
-    await this.#socket?.send(datagram, this.peer);
-  }
-
-  async renew(): Promise<void> {
-    await this.close();
-    const v6 = this.peer.hostname.includes(":");
-    const hostname = v6 ? (this.loopback ? "::1" : "::") : this.loopback ? "127.0.0.1" : "0.0.0.0";
-    const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
-    this.#socket = socket;
-    this.#receiving = this.#receive(socket);
-  }
-
-  async close(): Promise<void> {
-    const socket = this.#socket;
-    this.#socket = undefined;
-    socket?.close(); // which interrupts the receive
-    await this.#receiving;
-  }
-
-  async #receive(socket: Deno.DatagramConn): Promise<void> {
-    const peer = parseAddress(this.peer.hostname)!.join();
-    while (this.#socket === socket) {
-      try {
-        const [datagram, from] = await socket.receive(this.#buffer);
-        const { hostname, port } = from as Deno.NetAddr;
-        if (port !== this.peer.port) continue;
-        // The system writes an address in one way, a person may have written it in another.
-        if (hostname !== this.peer.hostname && parseAddress(hostname)?.join() !== peer) continue;
-        this.onDatagram(datagram);
-      } catch (error) {
-        if (this.#socket !== socket) return;
-        // On some systems this is how a daemon that is gone shows: the call's timeout tells.
-        const { ConnectionRefused, ConnectionReset } = Deno.errors;
-        if (!(error instanceof ConnectionRefused || error instanceof ConnectionReset)) throw error;
-      }
-    }
-  }
 }

@@ -14,6 +14,7 @@ import {
   type CallOptions,
   MAX_TIMEOUT_MS,
   NoReplyError,
+  NotThereError,
   RefusedError,
   Remote,
 } from "../../lib/client/remote.ts";
@@ -50,11 +51,13 @@ type Answer = (
 /** Receives like a daemon; what it does then is up to `answer`. */
 class FakeDaemon implements AsyncDisposable {
   readonly requests: Uint8Array[] = [];
-  readonly #socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-  readonly server = `127.0.0.1:${(this.#socket.addr as Deno.NetAddr).port}`;
+  readonly #socket: Deno.DatagramConn;
+  readonly server: string;
   readonly #done: Promise<void>;
 
-  constructor(answer: Answer) {
+  constructor(answer: Answer, port = 0) {
+    this.#socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port });
+    this.server = `127.0.0.1:${(this.#socket.addr as Deno.NetAddr).port}`;
     this.#done = this.#run(answer);
   }
 
@@ -103,10 +106,11 @@ function tagged(answer: Answer): Answer {
 }
 
 /** A port on which nobody listens. */
-function unreachable(): string {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+function unreachable(hostname = "127.0.0.1"): string {
+  const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   socket.close();
-  return `127.0.0.1:${(socket.addr as Deno.NetAddr).port}`;
+  const { port } = socket.addr as Deno.NetAddr;
+  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
 }
 
 Deno.test("Remote gives a call up before the daemon forgets its reply", () => {
@@ -323,18 +327,54 @@ socketTest("Remote.write() takes the bytes when it is called", async () => {
   }
 });
 
-socketTest("Remote rejects with NoReplyError when nobody listens", async () => {
-  const server = unreachable();
+socketTest("Remote rejects with NoReplyError when nobody answers", async () => {
+  await using daemon = new FakeDaemon(SILENT);
+  const { server } = daemon;
   for (const protocol of ["auto", "tagged"] as const) {
-    const connect = () => Remote.connect({ server, protocol, timeout: 60 });
+    const connect = () => Remote.connect({ server, protocol, timeout: 120 });
     const error = await assertRejects(connect, NoReplyError);
-    assertEquals([error.server, error.timeout], [server, 60]);
-    assertEquals(error.message, `no reply from ${server} within 60ms: is mallocd running there?`);
+    assertEquals([error.name, error.server, error.timeout], ["NoReplyError", server, 120]);
+    assertEquals(error.message, `no reply from ${server} within 120ms: is mallocd running there?`);
   }
   await using remote = await Remote.connect({ server, protocol: "classic", timeout: 1000 });
-  const error = await assertRejects(() => remote.malloc(5, { timeout: 20 }), NoReplyError);
-  assertEquals([error.asked, error.timeout], ["malloc(5)", 20]);
-  await remote.free(BASE); // nobody can know
+  for (const timeout of [20, 70]) {
+    const error = await assertRejects(() => remote.malloc(5, { timeout }), NoReplyError);
+    assertEquals([error.name, error.asked, error.timeout], ["NoReplyError", "malloc(5)", timeout]);
+  }
+});
+
+socketTest("Remote does not wait for a daemon that is not there", async () => {
+  for (const hostname of ["127.0.0.1", "::1"]) {
+    const server = unreachable(hostname);
+    for (const protocol of ["auto", "tagged"] as const) {
+      // A test that waits for so long fails: no time is asserted.
+      const connect = () => Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+      const error = await assertRejects(connect, NotThereError);
+      assertEquals([error.asked, error.server], ["hello()", server]);
+      assertEquals(error.message, `nobody listens on ${server}: is mallocd running there?`);
+    }
+    await using remote = await Remote.connect({ server, protocol: "classic" });
+    for (const timeout of [20, PATIENCE_MS]) {
+      const error = await assertRejects(() => remote.malloc(5, { timeout }), NotThereError);
+      assertEquals([error.asked, error.timeout], ["malloc(5)", timeout]);
+    }
+    await remote.free(BASE); // nobody can know
+  }
+});
+
+socketTest("Remote waits for a daemon that was there: it may be restarting", async () => {
+  const first = new FakeDaemon(tagged(SILENT));
+  const { server } = first;
+  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
+  await first[Symbol.asyncDispose]();
+  const error = await assertRejects(() => remote.malloc(5, { timeout: 200 }), NoReplyError);
+  assertEquals(error.name, "NoReplyError");
+  const waiting = remote.malloc(5);
+  await using _second = new FakeDaemon(
+    (request, from, daemon) => daemon.send(replyTo(request), from),
+    Number(server.split(":")[1]),
+  );
+  assertEquals(await waiting, 0x0101010101010101n);
 });
 
 for (const protocol of PROTOCOLS) {

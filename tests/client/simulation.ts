@@ -138,6 +138,7 @@ export class Simulation implements Clock {
         port = this.#nextPort++;
         return Promise.resolve();
       },
+      isAbsent: () => false,
       close: () => {
         port = undefined;
         return Promise.resolve();

@@ -69,6 +69,10 @@ class ScriptedTransport implements Transport {
     return Promise.resolve();
   }
 
+  isAbsent(): boolean {
+    return false;
+  }
+
   close(): Promise<void> {
     return Promise.resolve();
   }

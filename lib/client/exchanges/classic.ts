@@ -10,9 +10,12 @@ import {
   closedError,
   describe,
   type Exchange,
+  FIRST_WAIT_MS,
   NoReplyError,
+  NotThereError,
   RefusedError,
   untilAborted,
+  withResolvers,
 } from "../exchange.ts";
 import { encodeRequest, FIELD, fieldAt, MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { ERRNO } from "../../protocol/errno.ts";
@@ -50,6 +53,8 @@ export class ClassicExchange implements Exchange {
   #running: Promise<void> | undefined;
   #closed = false;
   #unanswered = 0;
+  /** Whether the daemon has answered before, and so is not just absent when it is slow. */
+  #heard = false;
 
   constructor(transport: Transport, clock: Clock) {
     this.#transport = transport;
@@ -59,7 +64,7 @@ export class ClassicExchange implements Exchange {
   call(call: Call): Promise<Uint8Array> {
     if (this.#closed) return Promise.reject(closedError(call));
     if (call.signal?.aborted) return Promise.reject(call.signal.reason);
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array<ArrayBuffer>>();
+    const { promise, resolve, reject } = withResolvers<Uint8Array<ArrayBuffer>>();
     const giveUp = (reason: unknown) => {
       this.#queue.delete(pending);
       reject(reason);
@@ -136,16 +141,24 @@ export class ClassicExchange implements Exchange {
     { call, promise: givenUp }: Pending,
     question: Question = call,
   ): Promise<Uint8Array<ArrayBuffer>> {
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array<ArrayBuffer>>();
+    const { promise, resolve, reject } = withResolvers<Uint8Array<ArrayBuffer>>();
     this.#transport.onDatagram = (datagram) => resolve(datagram.slice());
     const { server } = this.#transport;
-    const noReply = () => reject(new NoReplyError(describe(call), server, call.timeout));
+    const { timeout } = call;
     let cancel = () => {};
+    const wait = (from: number, until: number) => {
+      cancel = this.#clock.after(until - from, () => {
+        if (this.#transport.isAbsent()) reject(new NotThereError(describe(call), server, timeout));
+        else if (until < timeout) wait(until, timeout);
+        else reject(new NoReplyError(describe(call), server, timeout));
+      });
+    };
     try {
       await this.#send(question);
-      cancel = this.#clock.after(call.timeout, noReply);
+      wait(0, this.#heard ? timeout : Math.min(FIRST_WAIT_MS, timeout));
       const body = await Promise.race([promise, givenUp]);
       this.#unanswered = 0;
+      this.#heard = true;
       return body;
     } catch (error) {
       await this.#transport.renew();

@@ -9,9 +9,12 @@ import {
   closedError,
   describe,
   type Exchange,
+  FIRST_WAIT_MS,
   NoReplyError,
+  NotThereError,
   RefusedError,
   untilAborted,
+  withResolvers,
 } from "../exchange.ts";
 import {
   decodeReply,
@@ -23,8 +26,7 @@ import {
 } from "../../protocol/wire.ts";
 import type { Clock, Transport } from "../transport.ts";
 
-/** Retransmission: the first wait, and the longest; each is twice the one before, with jitter. */
-const FIRST_WAIT_MS = 50;
+/** Retransmission: each wait is twice the one before, up to this, with jitter. */
 const LONGEST_WAIT_MS = 1000;
 /** How often the calls in flight are looked through, at the most. */
 const SHORTEST_WAIT_MS = 5;
@@ -85,7 +87,7 @@ export class TaggedExchange implements Exchange {
   call(call: Call): Promise<Uint8Array> {
     if (this.#closed) return Promise.reject(closedError(call));
     if (call.signal?.aborted) return Promise.reject(call.signal.reason);
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
+    const { promise, resolve, reject } = withResolvers<Uint8Array>();
     const request = FIELD * (call.fields.length + 1) + (call.data?.length ?? 0);
     const pending: Pending = {
       ...call,
@@ -196,15 +198,20 @@ export class TaggedExchange implements Exchange {
     const now = this.#clock.now();
     this.#wake = Infinity;
     let next = Infinity;
+    let absent: boolean | undefined; // asked once, if something is overdue
     for (const call of this.#pending.values()) {
-      if (now >= call.deadline) {
-        const error = new NoReplyError(describe(call), this.#transport.server, call.timeout);
+      if (now < call.due && now < call.deadline) {
+        next = Math.min(next, call.due);
+        continue;
+      }
+      absent ??= this.#transport.isAbsent();
+      if (absent || now >= call.deadline) {
+        const Reason = absent ? NotThereError : NoReplyError;
+        const error = new Reason(describe(call), this.#transport.server, call.timeout);
         this.#settle(call, () => call.reject(error));
-      } else if (now >= call.due) {
+      } else {
         call.due = Infinity; // until it is sent
         this.#repeats.push(call);
-      } else if (call.due < next) {
-        next = call.due;
       }
     }
     if (this.#repeats.length > 0) this.#scheduleFlush();

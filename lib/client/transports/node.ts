@@ -1,0 +1,65 @@
+/** UDP by node:dgram, for Node and Bun. Its socket is connected: it hears the peer only. */
+
+import type { Socket } from "node:dgram";
+import { isLoopback } from "../../system/address.ts";
+
+export class NodeTransport {
+  readonly loopback: boolean;
+  onDatagram: (datagram: Uint8Array) => void = () => {};
+  #socket: Socket | undefined;
+  #heard = false;
+  #refused = false;
+
+  constructor(readonly peer: { hostname: string; port: number }, readonly server: string) {
+    this.loopback = isLoopback(peer.hostname);
+  }
+
+  send(datagram: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#socket === undefined) return resolve();
+      this.#socket.send(datagram, (error) => {
+        if (error === null || this.#isRefusal(error)) resolve();
+        else reject(error);
+      });
+    });
+  }
+
+  async renew(): Promise<void> {
+    await this.close();
+    const { createSocket } = await import("node:dgram"); // here, for Deno need not load it
+    const { hostname, port } = this.peer;
+    const socket = createSocket(hostname.includes(":") ? "udp6" : "udp4");
+    socket.on("message", (datagram) => {
+      this.#heard = true;
+      this.onDatagram(datagram);
+    });
+    await new Promise<void>((resolve, reject) => {
+      socket.once("error", reject);
+      socket.connect(port, hostname, () => {
+        socket.off("error", reject);
+        resolve();
+      });
+    });
+    // That the network reports a datagram as lost is no news to a call, which has its timeout.
+    socket.on("error", (error) => this.#isRefusal(error));
+    this.#socket = socket;
+  }
+
+  /** What the kernel was told last, unless somebody has answered: then a daemon may be restarting. */
+  isAbsent(): boolean {
+    return this.#refused && !this.#heard;
+  }
+
+  async close(): Promise<void> {
+    const socket = this.#socket;
+    this.#socket = undefined;
+    if (socket !== undefined) await new Promise<void>((resolve) => socket.close(() => resolve()));
+  }
+
+  /** On Linux the error is what came back for an earlier datagram, and this one was not sent. */
+  #isRefusal(error: Error): boolean {
+    const refused = (error as { code?: string }).code === "ECONNREFUSED";
+    this.#refused ||= refused;
+    return refused;
+  }
+}
