@@ -309,7 +309,7 @@ export const BENCH_LOCK = "--lock=bench/deno.lock";
 /** Empty, or why a bench cannot be run, for the name of a test. */
 export async function whyNoPackages(path: string): Promise<string> {
   const { success } = await new Deno.Command(Deno.execPath(), {
-    args: ["cache", "-q", "--cached-only", BENCH_LOCK, path],
+    args: ["test", "-q", "--no-run", "--no-check", "--cached-only", BENCH_LOCK, path], // cache has no such option
     cwd: ROOT,
     stderr: "null",
   }).output();
