@@ -49,6 +49,8 @@ async function main(args: readonly string[]): Promise<number> {
   const say = quiet ? () => {} : logfmt;
 
   const counters = newCounters();
+  const totals = () => Object.fromEntries(namedCounts(counters).filter(([, count]) => count > 0));
+  surviveSignals(() => say({ msg: "totals", ...totals() }));
   const clock = new Int32Array(new SharedArrayBuffer(4));
   const { engine, reason } = await startEngine(values.engine, {
     hostname: host,
@@ -77,12 +79,14 @@ async function main(args: readonly string[]): Promise<number> {
   const ticking = setInterval(tick, 1000);
   say({ msg: "ready", ...described(engine, values.memory, reason) });
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
+  if (anyone && !isLoopback(host)) {
+    say({ msg: "warning", reason: "--anyone answers whoever can reach it, unencrypted" });
+  }
   const signal = await signalled;
   notify("STOPPING=1");
   clearInterval(ticking);
   await Promise.race([engine.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
-  const counts = namedCounts(counters).filter(([, count]) => count > 0);
-  say({ msg: "stopped", signal, ...Object.fromEntries(counts) });
+  say({ msg: "stopped", signal, ...totals() });
   return 0;
 }
 
@@ -129,6 +133,14 @@ function nextSignal(): Promise<Deno.Signal> {
     : ["SIGINT", "SIGTERM"];
   for (const signal of signals) Deno.addSignalListener(signal, () => resolve(signal));
   return promise;
+}
+
+/** USR1 asks for the totals; the other two, which would kill, have no meaning. Windows has none of them. */
+function surviveSignals(tellTotals: () => void): void {
+  if (Deno.build.os === "windows") return;
+  Deno.addSignalListener("SIGUSR1", tellTotals);
+  Deno.addSignalListener("SIGUSR2", () => {});
+  Deno.addSignalListener("SIGHUP", () => {});
 }
 
 /** The daemon cannot start, for a reason that is not the command line's; `hint` is the next step. */

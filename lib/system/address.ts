@@ -82,3 +82,20 @@ export function isLoopback(hostname: string): boolean {
   if (a !== 0 || b !== 0) return false;
   return c === MAPPED ? d >>> 24 === 127 : c === 0 && d === 1;
 }
+
+/** `isLoopback` of the sender whose SOURCE_BYTES stand at `at`. */
+export function isLoopbackSource(bytes: DataView, at: number): boolean {
+  if (bytes.getUint16(at, true) === FAMILY_INET) return bytes.getUint8(at + 4) === 127;
+  if ((bytes.getInt32(at + 8) | bytes.getInt32(at + 12)) !== 0) return false;
+  const c = bytes.getInt32(at + 16);
+  if (c === MAPPED) return bytes.getUint8(at + 20) === 127;
+  return c === 0 && bytes.getInt32(at + 20) === 1;
+}
+
+/** Whether an address stands for all of this host's: 0.0.0.0, ::, or the mapped form of the former. */
+export function isWildcard(hostname: string): boolean {
+  const words = parseAddress(hostname);
+  if (words === undefined) return false;
+  const [a, b, c, d] = words;
+  return (a | b | d) === 0 && (c === 0 || c === MAPPED);
+}

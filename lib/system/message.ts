@@ -340,14 +340,12 @@ export class Outgoing {
   #setControl(message: number, peer: number, segment: number): void {
     const view = this.#view;
     const header = this.#layout.headers + message * MMSGHDR.size;
+    const length = peer === CONNECTED ? 0 : view.getInt32(peer + LOCAL + CMSGHDR.length, true);
+    if ((length | segment | view.getInt32(header + MMSGHDR.controlLength, true)) === 0) return;
     const segmentAt = this.#layout.controls + message * SEND_CONTROL_BYTES + SEGMENT;
-    let start = segmentAt;
-    if (peer !== CONNECTED) {
-      const length = view.getInt32(peer + LOCAL + CMSGHDR.length, true);
-      start -= (length + 7) & ~7;
-      for (let i = 0; i < length; i += 4) {
-        view.setInt32(start + i, view.getInt32(peer + LOCAL + i));
-      }
+    const start = segmentAt - ((length + 7) & ~7);
+    for (let i = 0; i < length; i += 4) {
+      view.setInt32(start + i, view.getInt32(peer + LOCAL + i));
     }
     const end = segment === 0 ? segmentAt : segmentAt + SEGMENT_SPACE;
     this.#arena.setPointer(header + MMSGHDR.control, start);

@@ -8,7 +8,7 @@ import { Counter } from "../counters.ts";
 import { type Engine, type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
-import { writeSource } from "../../system/address.ts";
+import { isWildcard, writeSource } from "../../system/address.ts";
 
 /** Where things lie in the I/O memory: a request, its reply, and who sent it. */
 const REQUEST = 0;
@@ -21,6 +21,12 @@ const REST_MS = 10;
 
 export function serveDatagram(options: EngineOptions): Promise<Engine> {
   const { hostname, port, counters } = options;
+  if (isWildcard(hostname)) {
+    const message =
+      `Cannot listen on ${hostname} with the datagram engine: who asks one of a host's ` +
+      "addresses would be answered from another; use --host with one of them, or --engine syscall";
+    return Promise.reject(new RangeError(message));
+  }
   const io = new WebAssembly.Memory({ initial: IO_PAGES, maximum: IO_PAGES });
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port });
   const address = socket.addr as Deno.NetAddr;

@@ -10,18 +10,31 @@ import {
   type Engine,
   type EngineOptions,
 } from "../engine.ts";
-import { parseAddress, SOURCE_BYTES, writeSource } from "../../system/address.ts";
+import {
+  isLoopback,
+  isWildcard,
+  parseAddress,
+  SOURCE_BYTES,
+  writeSource,
+} from "../../system/address.ts";
 import {
   Errno,
+  IP_PKTINFO,
+  IPV6_RECVPKTINFO,
   Libc,
   SHUT_RD,
+  SO_ATTACH_REUSEPORT_CBPF,
   SO_RCVBUF,
   SO_RCVBUFFORCE,
+  SO_REUSEPORT,
   SO_RXQ_OVFL,
   SO_SNDBUF,
   SO_SNDBUFFORCE,
   SOCK_CLOEXEC,
   SOCK_DGRAM,
+  SOCK_FPROG,
+  SOL_IP,
+  SOL_IPV6,
   SOL_SOCKET,
   SOL_UDP,
   UDP_GRO,
@@ -45,7 +58,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   }
   requireWorker();
   const socket = new Socket(new Libc(), hostname, options.port);
-  const { fd, port } = socket;
+  const { port } = socket;
   const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const granted = socket.setReceiveBuffer(receiveBuffer);
   socket.setSendBuffer(SEND_BUFFER);
@@ -53,9 +66,12 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   socket.set(SOL_SOCKET, SO_RXQ_OVFL, int(1));
   socket.set(SOL_UDP, UDP_GRO, int(1));
   const segments = socket.set(SOL_UDP, UDP_SEGMENT, int(0)); // 0: only where a message says so
+  if (isWildcard(hostname)) socket.reportLocalAddress();
   let worker: { ended: Promise<void> };
   try {
-    worker = await startWorker({ options, fd, port, spin, segments, stop });
+    const unproven = isLoopback(hostname) ? socket.fd : socket.openSecond();
+    const sockets = { proven: socket.fd, unproven };
+    worker = await startWorker({ options, sockets, port, spin, segments, stop });
   } catch (error) {
     socket.close();
     throw error;
@@ -116,16 +132,26 @@ const BIND_ERRORS: Readonly<Record<number, [new (message: string) => Error, stri
   [Errno.EADDRNOTAVAIL]: [Deno.errors.AddrNotAvailable, "Cannot assign requested address"],
 };
 
+/** One instruction of classic BPF, <linux/bpf_common.h>: BPF_RET | BPF_K, of 0. */
+const BPF_INSTRUCTION = 8;
+const RETURN = Uint8Array.from([0x06, 0, 0, 0, 0, 0, 0, 0]);
+/** Of a sockaddr_in6. */
+const SCOPE = 24;
+
 /** A UDP socket, bound. It is outside Deno's own: no resource, and no permission but that for libc. */
 class Socket {
   readonly fd: number;
   readonly port: number;
   readonly #libc: Libc;
+  readonly #name: DataView<ArrayBuffer>;
+  /** The second socket, if there is one. */
+  #second = -1;
 
   constructor(libc: Libc, hostname: string, port: number) {
     this.#libc = libc;
-    const name = new DataView(new ArrayBuffer(SOURCE_BYTES));
+    const name = this.#name = new DataView(new ArrayBuffer(SOURCE_BYTES));
     writeSource(name, 0, hostname, port);
+    name.setUint32(SCOPE, this.#scopeOf(hostname), true);
     const family = name.getUint16(0, true);
     this.fd = libc.symbols.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (
@@ -138,6 +164,53 @@ class Socket {
       throw error;
     }
     this.port = name.getUint16(2);
+  }
+
+  /** The number of the interface that an IPv6 address names after "%" (RFC 4007, section 11); 0 if none. */
+  #scopeOf(hostname: string): number {
+    const [, zone] = hostname.split("%");
+    if (zone === undefined) return 0;
+    if (/^\d+$/.test(zone)) return Number(zone);
+    const index = this.#libc.symbols.if_nametoindex(new TextEncoder().encode(`${zone}\0`));
+    if (index === 0) throw new Error(`there is no interface ${zone}`);
+    return index;
+  }
+
+  /**
+   * Another socket on the same port, which has a send buffer of its own and receives nothing: what is
+   * stuck in one buffer, because its receiver cannot be reached, does not hold up what goes through the
+   * other. The first one is bound before others may share its port, and stops them when the second has
+   * joined, so that no other process can. Where the kernel will not have it, the first does for both.
+   */
+  openSecond(): number {
+    const { socket, bind, setsockopt, close } = this.#libc.symbols;
+    const fd = socket(this.#name.getUint16(0, true), SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return this.fd;
+    const set = (option: number, value: BufferSource) =>
+      setsockopt(fd, SOL_SOCKET, option, value, value.byteLength) === 0;
+    this.set(SOL_SOCKET, SO_REUSEPORT, int(1));
+    const joined = set(SO_REUSEPORT, int(1)) && bind(fd, this.#name, SOURCE_BYTES) === 0 &&
+      set(SO_ATTACH_REUSEPORT_CBPF, this.#toFirst());
+    this.set(SOL_SOCKET, SO_REUSEPORT, int(0));
+    if (!joined) {
+      close(fd);
+      return this.fd;
+    }
+    return this.#second = fd;
+  }
+
+  /** A filter that gives each datagram to the socket that was bound first: ret #0. */
+  #toFirst(): DataView<ArrayBuffer> {
+    const program = new DataView(new ArrayBuffer(SOCK_FPROG.size));
+    program.setUint16(SOCK_FPROG.length, RETURN.length / BPF_INSTRUCTION, true);
+    program.setBigUint64(SOCK_FPROG.filter, this.#libc.addressOf(RETURN), true);
+    return program;
+  }
+
+  /** Asks the kernel at which of our addresses each datagram came: a wildcard has many. */
+  reportLocalAddress(): void {
+    this.set(SOL_IP, IP_PKTINFO, int(1));
+    this.set(SOL_IPV6, IPV6_RECVPKTINFO, int(1));
   }
 
   /** Sets an option and returns whether the kernel took it. */
@@ -170,6 +243,7 @@ class Socket {
 
   close(): void {
     if (this.fd >= 0) this.#libc.symbols.close(this.fd);
+    if (this.#second >= 0) this.#libc.symbols.close(this.#second);
     this.#libc.close();
   }
 

@@ -16,6 +16,7 @@ import { Counter, type Counters } from "../counters.ts";
 import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
+import { isLoopbackSource } from "../../system/address.ts";
 import { Arena, Errno, Libc, MSG_DONTWAIT, MSG_WAITFORONE } from "../../system/libc.ts";
 import {
   Incoming,
@@ -28,8 +29,11 @@ import {
 /** What the main thread sends to start the loop. */
 export interface Start {
   options: EngineOptions;
-  /** The socket, and the port that it is bound to. */
-  fd: number;
+  /**
+   * The socket that receives and answers those who have proven their address, one for answers to the
+   * others, which may be the same, and the port of both.
+   */
+  sockets: { proven: number; unproven: number };
   port: number;
   spin: number;
   /** Whether the kernel knows UDP_SEGMENT. */
@@ -63,7 +67,8 @@ class Loop {
   readonly #arena = new Arena(this.#libc, LAYOUT.bytes);
   readonly #incoming = new Incoming(this.#libc, this.#arena, INCOMING);
   readonly #outgoing: Outgoing;
-  readonly #socket: number;
+  readonly #proven: number;
+  readonly #unproven: number;
   readonly #spin: number;
   readonly #stop: Int32Array<SharedArrayBuffer>;
   readonly #counters: Counters;
@@ -71,8 +76,9 @@ class Loop {
   /** Datagrams that the kernel has dropped so far, modulo 2^32. */
   #drops = 0;
 
-  constructor({ options, fd, port, spin, segments, stop }: Start) {
-    this.#socket = fd;
+  constructor({ options, sockets, port, spin, segments, stop }: Start) {
+    this.#proven = sockets.proven;
+    this.#unproven = sockets.unproven;
     this.#spin = spin;
     this.#stop = stop;
     this.#counters = options.counters;
@@ -101,7 +107,7 @@ class Loop {
   }
 
   #tryReceive(flags: number): number {
-    const messages = this.#incoming.receive(this.#socket, BATCH, flags);
+    const messages = this.#incoming.receive(this.#proven, BATCH, flags);
     if (messages >= 0) return messages;
     if (messages !== -Errno.EAGAIN && messages !== -Errno.EINTR) {
       this.#counters[Counter.receiveErrors]!++;
@@ -129,7 +135,13 @@ class Loop {
 
   #answer(at: number, length: number, peer: number): void {
     const replyLength = this.#service.serve(at, length, this.#outgoing.room(), peer);
-    if (replyLength !== NO_REPLY) this.#outgoing.add(replyLength, this.#socket, peer);
+    if (replyLength === NO_REPLY) return;
+    this.#outgoing.add(replyLength, this.#socketFor(peer), peer);
+  }
+
+  #socketFor(peer: number): number {
+    if (this.#proven === this.#unproven) return this.#proven;
+    return isLoopbackSource(this.#arena.view, peer) ? this.#proven : this.#unproven;
   }
 }
 

@@ -1,0 +1,175 @@
+/** The daemon on a network of its own: namespaces that only the test's processes see, and that end with them. */
+
+import { assertEquals, assertMatch } from "@std/assert";
+import { LIBC_PATHS } from "../../lib/system/libc.ts";
+import { DIST, MALLOCD, run } from "./programs.ts";
+
+/**
+ * usage: COMMAND... A network with a neighbourhood, 10.9.0.0/24, in which nobody lives but this host, which is
+ * 10.9.0.1 and 10.9.0.2; the loopback addresses; and a link with IPv6.
+ */
+const NETWORK = `set -eu
+ip link set lo up
+ip link add near type veth peer name far
+ip addr add 10.9.0.1/24 dev near
+ip addr add 10.9.0.2/24 dev near
+ip addr add fd09::1/64 dev near nodad
+ip addr add fe80::9/64 dev near nodad
+ip link set near up
+ip link set far up
+exec "$@"`;
+
+async function findWay(): Promise<{ way: string[]; missing: string }> {
+  let missing = "";
+  for (const way of [["--net"], ["--net", "--map-root-user"]]) {
+    try {
+      const script = ["sh", "-c", NETWORK, "sh", "python3", "-c", ""];
+      const { code, stderr } = await run("unshare", [...way, ...script]);
+      if (code === 0) return { way, missing: "" };
+      missing = ` (skipped: ${stderr.trim().split("\n").at(-1)})`;
+    } catch (error) {
+      missing = ` (skipped: no unshare: ${(error as Error).name})`;
+    }
+  }
+  return { way: [], missing };
+}
+
+const { way, missing } = await findWay();
+const made = await Deno.readTextFile(`${DIST}.engine`);
+const hasLibc = LIBC_PATHS.some((path) => {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
+});
+const noSyscall = Deno.build.os === "linux" && hasLibc && made.trim() !== "datagram"
+  ? ""
+  : " (skipped: no syscall engine)";
+
+/** What every script begins with: `start` makes a daemon, `malloc` asks it in the classic way. */
+const PRELUDE = `
+import atexit, re, signal, socket, struct, subprocess, sys, time
+
+def start(*args, program=()):
+    daemon = subprocess.Popen([*program, sys.argv[1], "--port", "0", *args], stderr=subprocess.PIPE, text=True)
+    atexit.register(daemon.kill)  # whatever else goes wrong: one that goes on would keep the output open
+    ready = daemon.stderr.readline()
+    port = re.search(r"address=\\S+:(\\d+)", ready)
+    if port is None: sys.exit(ready + daemon.stderr.read())
+    return daemon, int(port[1]), ready
+
+def asker(family=socket.AF_INET):
+    own = socket.socket(family, socket.SOCK_DGRAM)
+    own.settimeout(5)
+    return own
+
+MALLOC = struct.pack(">QQ", 0, 64)
+`;
+
+/** Runs a script in Python, which says what went wrong, on the network. */
+function testOnNetwork(name: string, skip: string, script: string): void {
+  Deno.test({
+    name: name + (missing || skip),
+    ignore: missing !== "" || skip !== "",
+    async fn() {
+      const python = ["python3", "-c", PRELUDE + script, MALLOCD];
+      const { code, stdout, stderr } = await run("unshare", [
+        ...way,
+        ...["sh", "-c", NETWORK, "sh", ...python],
+      ]);
+      assertEquals([code, stderr], [0, ""]);
+      assertMatch(stdout, /^fine\n$/);
+    },
+  });
+}
+
+testOnNetwork(
+  "mallocd answers others while answers wait for neighbours that are not there",
+  noSyscall,
+  `
+daemon, port, _ = start("--engine", "syscall", "--host", "0.0.0.0", "--allow", "10.9.0.0/24,127.0.0.0/8")
+own = asker()
+own.sendto(MALLOC, ("127.0.0.1", port))
+pointer, = struct.unpack(">Q", own.recv(64))
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+read = struct.pack(">QQQ", word_read := 2, pointer, 16384)
+def forge(neighbour):
+    udp = struct.pack(">HHHH", 5000, port, 8 + len(read), 0) + read
+    source = socket.inet_aton(f"10.9.0.{neighbour}")
+    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, source, socket.inet_aton("10.9.0.1"))
+    raw.sendto(ip + udp, ("10.9.0.1", 0))
+answered = 0
+own.settimeout(0.5)
+for round in range(50):
+    for i in range(20): forge(3 + (round * 20 + i) % 250)
+    own.sendto(MALLOC, ("127.0.0.1", port))
+    try:
+        answered += len(own.recv(64)) == 8
+    except TimeoutError: pass
+daemon.terminate()
+totals = daemon.stderr.read()
+if "sendErrors" not in totals: sys.exit("nothing was in the way: " + totals)
+if answered != 50: sys.exit(f"{answered} of 50 were answered: {totals}")
+print("fine")
+`,
+);
+
+testOnNetwork(
+  "mallocd answers from the address that was asked, whatever it listens on",
+  noSyscall,
+  `
+V6 = socket.AF_INET6
+def ask(host, port, family=socket.AF_INET):
+    own = asker(family)
+    own.sendto(MALLOC, socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0][4])
+    reply, (source, *_) = own.recvfrom(64)
+    if len(reply) != 8 or source.split("%")[0] != host.split("%")[0]: sys.exit(f"{host} was asked, {source} answered")
+for host, hosts in {
+    "0.0.0.0": ["127.0.0.1", "127.0.0.2", "10.9.0.1", "10.9.0.2"],
+    "::": ["127.0.0.1", "127.0.0.2", "10.9.0.1", "10.9.0.2", "::1", "fd09::1", "fe80::9%near"],
+    "fe80::9%near": ["fe80::9%near"],
+    "::ffff:127.0.0.1": ["127.0.0.1"],
+}.items():
+    daemon, port, _ = start("--engine", "syscall", "--host", host, "--anyone")
+    for asked in hosts: ask(asked, port, V6 if ":" in asked else socket.AF_INET)
+    daemon.terminate()
+    daemon.wait()
+daemon, port, _ = start("--engine", "datagram", "--host", "fe80::9%near", "--anyone")
+ask("fe80::9%near", port, V6)
+daemon.terminate()
+print("fine")
+`,
+);
+
+testOnNetwork(
+  "mallocd survives HUP, USR1 and USR2, and tells its totals at USR1",
+  "",
+  `
+daemon, port, _ = start()
+own = asker()
+own.sendto(MALLOC, ("127.0.0.1", port))
+own.recv(64)
+for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1): daemon.send_signal(name)
+totals = daemon.stderr.readline()
+if "msg=totals received=1 " not in totals: sys.exit(totals)
+daemon.terminate()
+end = daemon.stderr.read()
+# The answer can be here before it has been counted there.
+counts = lambda line: [pair for pair in line.split() if re.match(r"(?!msg|signal|sent)", pair)]
+if daemon.wait() != 0 or counts(end) != counts(totals): sys.exit(totals + end)
+print("fine")
+`,
+);
+
+testOnNetwork(
+  "mallocd --anyone off loopback warns in one line",
+  "",
+  `
+daemon, port, _ = start("--host", "10.9.0.1", "--anyone")
+if not daemon.stderr.readline().startswith("msg=warning reason="): sys.exit("no warning")
+daemon.terminate()
+if daemon.stderr.read().count("\\n") != 1: sys.exit("more than one line")
+print("fine")
+`,
+);
