@@ -4,7 +4,7 @@
  */
 
 import { DEFAULT_PORT } from "../protocol/wire.ts";
-import { parseAddress } from "../system/address.ts";
+import { parseAddress, unmap } from "../system/address.ts";
 import { DenoTransport } from "./transports/deno.ts";
 import { NodeTransport } from "./transports/node.ts";
 
@@ -70,9 +70,12 @@ export async function openUdp(server: string): Promise<Transport> {
   return transport;
 }
 
-/** Names are looked up once, as the system would: the daemon's answers carry an address. */
+/**
+ * Names are looked up once, as the system would: the daemon's answers carry an address. A mapped address
+ * becomes the IPv4 address that it is, because no IPv6 socket of Deno's sends there.
+ */
 export async function resolve(hostname: string): Promise<string> {
-  if (parseAddress(hostname) !== undefined) return hostname;
+  if (parseAddress(hostname) !== undefined) return unmap(hostname);
   // Loaded for names only: it takes time. Its promises would make Deno 2.6 print a deprecation warning.
   const { lookup } = await import("node:dns");
   return await new Promise((resolve, reject) => {

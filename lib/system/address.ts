@@ -40,6 +40,15 @@ export function parseAddress(text: string): [number, number, number, number] | u
   return [word(0), word(1), word(2), word(3)];
 }
 
+/** A mapped address as the IPv4 address that it is; any other text as it stands. */
+export function unmap(hostname: string): string {
+  const words = hostname.includes(":") ? parseAddress(hostname) : undefined;
+  if (words === undefined) return hostname;
+  const [a, b, c, d] = words;
+  if ((a | b) !== 0 || c !== MAPPED) return hostname;
+  return [d >>> 24, d >>> 16 & 0xff, d >>> 8 & 0xff, d & 0xff].join(".");
+}
+
 function parseIPv4(text: string): number | undefined {
   const bytes = text.split(".");
   // Without leading zeros: inet_aton(3) would take such a number for octal, and mean another address.

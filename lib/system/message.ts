@@ -90,6 +90,11 @@ export function layOutIncoming(layout: Layout, count: number) {
   };
 }
 
+/** Where a peer lies of which nothing was received. */
+export function layOutPeer(layout: Layout): number {
+  return layout.region(PEER_STRIDE);
+}
+
 /** Received messages, as many as fit. */
 export class Incoming {
   /** Datagrams that the socket's buffer had no room for, modulo 2^32: as of the last segmentOf(). */
@@ -302,7 +307,9 @@ export class Outgoing {
 
   #isPeer(peer: number): boolean {
     if (peer === this.#peer) return true;
-    for (let i = 0; i < PEER_BYTES; i += 4) {
+    const hasLocal = this.#view.getInt32(peer + LOCAL + CMSGHDR.length, true) !== 0;
+    const end = hasLocal ? PEER_BYTES : LOCAL + 4; // the length, 0, ends it
+    for (let i = 0; i < end; i += 4) {
       if (this.#view.getInt32(peer + i) !== this.#view.getInt32(this.#peer + i)) return false;
     }
     return true;

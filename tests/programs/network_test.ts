@@ -2,7 +2,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { LIBC_PATHS } from "../../lib/system/libc.ts";
-import { DIST, MALLOCD, run } from "./programs.ts";
+import { CLIENT, DIST, MALLOCD, run } from "./programs.ts";
 
 /**
  * usage: COMMAND... A network with a neighbourhood, 10.9.0.0/24, in which nobody lives but this host, which is
@@ -49,10 +49,11 @@ const noSyscall = Deno.build.os === "linux" && hasLibc && made.trim() !== "datag
 
 /** What every script begins with: `start` makes a daemon, `malloc` asks it in the classic way. */
 const PRELUDE = `
-import atexit, re, signal, socket, struct, subprocess, sys, time
+import atexit, ctypes, os, re, signal, socket, struct, subprocess, sys, time
 
-def start(*args, program=()):
-    daemon = subprocess.Popen([*program, sys.argv[1], "--port", "0", *args], stderr=subprocess.PIPE, text=True)
+def start(*args, before=None):
+    command = [sys.argv[1], "--port", "0", *args]
+    daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=before)
     atexit.register(daemon.kill)  # whatever else goes wrong: one that goes on would keep the output open
     ready = daemon.stderr.readline()
     port = re.search(r"address=\\S+:(\\d+)", ready)
@@ -73,7 +74,7 @@ function testOnNetwork(name: string, skip: string, script: string): void {
     name: name + (missing || skip),
     ignore: missing !== "" || skip !== "",
     async fn() {
-      const python = ["python3", "-c", PRELUDE + script, MALLOCD];
+      const python = ["python3", "-c", PRELUDE + script, MALLOCD, CLIENT];
       const { code, stdout, stderr } = await run("unshare", [
         ...way,
         ...["sh", "-c", NETWORK, "sh", ...python],
@@ -138,6 +139,59 @@ for host, hosts in {
 daemon, port, _ = start("--engine", "datagram", "--host", "fe80::9%near", "--anyone")
 ask("fe80::9%near", port, V6)
 daemon.terminate()
+print("fine")
+`,
+);
+
+testOnNetwork(
+  "mallocd-client reaches mapped addresses, and link-local ones by their zone",
+  noSyscall,
+  `
+for host, server in {
+    "127.0.0.1": "[::ffff:127.0.0.1]", "10.9.0.1": "[::ffff:a09:1]", "fe80::9%near": "[fe80::9%near]",
+}.items():
+    daemon, port, _ = start("--engine", "syscall", "--host", host, "--anyone")
+    command = [sys.argv[2], "--server", f"{server}:{port}", "malloc", "64"]
+    malloc = subprocess.run(command, capture_output=True, text=True)
+    if malloc.returncode != 0: sys.exit(f"{server}: {malloc.stderr}")
+    daemon.terminate()
+print("fine")
+`,
+);
+
+testOnNetwork(
+  "mallocd --engine auto takes the datagram engine where recvmmsg or sendmmsg is refused",
+  noSyscall,
+  `
+NUMBERS = {
+    "x86_64": {"recvmmsg": 299, "sendmmsg": 307},
+    "aarch64": {"recvmmsg": 243, "sendmmsg": 269},
+}[os.uname().machine]
+
+def without(call, errno):
+    """A filter of system calls, seccomp(2), which answers one of them with an error."""
+    allow, refuse = 0x7fff0000, 0x50000 | errno
+    program = struct.pack("<" + 4 * "HBBI", 0x20, 0, 0, 0, 0x15, 0, 1, NUMBERS[call], 6, 0, 0, refuse, 6, 0, 0, allow)
+    def install():
+        instructions = ctypes.create_string_buffer(program)
+        prog = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(instructions)))
+        number = ctypes.c_ulong
+        libc = ctypes.CDLL(None)
+        libc.prctl(38, number(1), number(0), number(0), number(0))
+        if libc.prctl(22, number(2), prog) != 0: raise OSError("no seccomp")
+    return install
+
+for call in NUMBERS:
+    for errno in (1, 38):  # EPERM, ENOSYS
+        daemon, port, ready = start(before=without(call, errno))
+        if "engine=datagram" not in ready or call not in ready: sys.exit(ready)
+        own = asker()
+        own.sendto(MALLOC, ("127.0.0.1", port))
+        if len(own.recv(64)) != 8: sys.exit("no pointer")
+        daemon.terminate()
+        command = [sys.argv[1], "--port", "0", "--engine", "syscall"]
+        refused = subprocess.run(command, capture_output=True, text=True, preexec_fn=without(call, errno))
+        if refused.returncode != 1 or call not in refused.stderr: sys.exit(refused.stderr)
 print("fine")
 `,
 );

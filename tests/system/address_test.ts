@@ -1,5 +1,11 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { isLoopback, parseAddress, SOURCE_BYTES, writeSource } from "../../lib/system/address.ts";
+import {
+  isLoopback,
+  parseAddress,
+  SOURCE_BYTES,
+  unmap,
+  writeSource,
+} from "../../lib/system/address.ts";
 
 /** The four words of an address in hex. */
 function hexOf(text: string): string | undefined {
@@ -68,5 +74,13 @@ Deno.test("isLoopback() is true of what only this host can reach", () => {
   const reachable = ["0.0.0.0", "126.255.255.255", "128.0.0.0", "::", "::2", "::7f00:1", "fe80::1"];
   for (const name of [...reachable, "::ffff:10.0.0.1", "example.com", ""]) {
     assert(!isLoopback(name), name);
+  }
+});
+
+Deno.test("unmap() makes IPv4 addresses of mapped ones, and leaves the others", () => {
+  assertEquals(unmap("::ffff:127.0.0.1"), "127.0.0.1");
+  assertEquals(unmap("::FFFF:c0a8:ff"), "192.168.0.255");
+  for (const other of ["127.0.0.1", "::1", "::127.0.0.1", "fe80::1%eth0", "localhost", ":::"]) {
+    assertEquals(unmap(other), other);
   }
 });

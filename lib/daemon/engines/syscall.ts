@@ -58,7 +58,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   }
   requireWorker();
   const socket = new Socket(new Libc(), hostname, options.port);
-  const { port } = socket;
+  const { port, name } = socket;
   const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const granted = socket.setReceiveBuffer(receiveBuffer);
   socket.setSendBuffer(SEND_BUFFER);
@@ -71,7 +71,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   try {
     const unproven = isLoopback(hostname) ? socket.fd : socket.openSecond();
     const sockets = { proven: socket.fd, unproven };
-    worker = await startWorker({ options, sockets, port, spin, segments, stop });
+    worker = await startWorker({ options, sockets, port, name, spin, segments, stop });
   } catch (error) {
     socket.close();
     throw error;
@@ -110,6 +110,7 @@ function startWorker(start: Start): Promise<{ ended: Promise<void> }> {
     const ended = new Promise<void>((end) => {
       worker.onmessage = ({ data }: MessageEvent<Report>) => {
         if (data.state === "failed") reject(data.error);
+        else if (data.state === "unavailable") reject(new Unavailable(data.reason));
         else if (data.state === "ended") end();
         else {
           worker.onerror = null; // from now on an error is a broken invariant, and ends the program
@@ -144,6 +145,11 @@ class Socket {
   readonly port: number;
   readonly #libc: Libc;
   readonly #name: DataView<ArrayBuffer>;
+  /** The address that it is bound to, as bytes. */
+  get name(): Uint8Array {
+    return new Uint8Array(this.#name.buffer);
+  }
+
   /** The second socket, if there is one. */
   #second = -1;
 

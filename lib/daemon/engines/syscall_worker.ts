@@ -17,12 +17,20 @@ import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
 import { isLoopbackSource } from "../../system/address.ts";
-import { Arena, Errno, Libc, MSG_DONTWAIT, MSG_WAITFORONE } from "../../system/libc.ts";
+import {
+  Arena,
+  Errno,
+  Libc,
+  MSG_DONTWAIT,
+  MSG_WAITFORONE,
+  Unavailable,
+} from "../../system/libc.ts";
 import {
   Incoming,
   Layout,
   layOutIncoming,
   layOutOutgoing,
+  layOutPeer,
   Outgoing,
 } from "../../system/message.ts";
 
@@ -35,6 +43,8 @@ export interface Start {
    */
   sockets: { proven: number; unproven: number };
   port: number;
+  /** The address that both are bound to, as bytes. */
+  name: Uint8Array;
   spin: number;
   /** Whether the kernel knows UDP_SEGMENT. */
   segments: boolean;
@@ -43,7 +53,10 @@ export interface Start {
 }
 
 /** What the worker tells the main thread. */
-export type Report = { state: "running" | "ended" } | { state: "failed"; error: unknown };
+export type Report =
+  | { state: "running" | "ended" }
+  | { state: "unavailable"; reason: string }
+  | { state: "failed"; error: unknown };
 
 /**
  * Messages that one call receives, and that are answered together. A larger batch saves little, but its
@@ -58,9 +71,13 @@ const REPLIES_BYTES = 1024 * 1024;
 /** How long the loop rests after an error of the socket, so that a lasting one does not take a core. */
 const REST_MS = 10;
 
+/** How long a datagram may take to this process from itself, in milliseconds. */
+const PROBE_MS = 1000;
+
 const LAYOUT = new Layout();
 const INCOMING = layOutIncoming(LAYOUT, BATCH);
 const OUTGOING = layOutOutgoing(LAYOUT, MAX_SENDS, REPLIES_BYTES);
+const SELF = layOutPeer(LAYOUT);
 
 class Loop {
   readonly #libc = new Libc();
@@ -84,6 +101,40 @@ class Loop {
     this.#counters = options.counters;
     this.#service = newService(options, this.#arena.memory, port);
     this.#outgoing = new Outgoing(this.#libc, this.#arena, OUTGOING, segments, options.clock);
+  }
+
+  /**
+   * Sends a datagram to itself and receives it, before anybody relies on that: the libc is there, but a
+   * filter of system calls may refuse these, as those of containers do. Throws Unavailable.
+   */
+  probe(name: Uint8Array): void {
+    const { view } = this.#arena;
+    for (const [i, byte] of name.entries()) view.setUint8(SELF + i, byte);
+    const sockets = new Set([this.#proven, this.#unproven]);
+    for (const socket of sockets) this.#outgoing.add(0, socket, SELF);
+    this.#outgoing.flush();
+    if (this.#outgoing.lost > 0) throw new Unavailable("Cannot send by sendmmsg");
+    this.#outgoing.sent = 0;
+    let missing = sockets.size;
+    for (const start = performance.now(); missing > 0;) {
+      const messages = this.#incoming.receive(this.#proven, 1, MSG_DONTWAIT);
+      if (messages > 0) {
+        if (view.getUint16(this.#incoming.peerOf(0) + 2) !== view.getUint16(SELF + 2)) {
+          this.#serve(0); // somebody has not waited
+        } else {
+          this.#incoming.segmentOf(0);
+          missing--;
+        }
+      } else if (messages !== -Errno.EAGAIN && messages !== -Errno.EINTR) {
+        throw new Unavailable("Cannot receive by recvmmsg");
+      } else {
+        if (performance.now() - start > PROBE_MS) {
+          throw new Unavailable("Cannot receive what was sent to the daemon's own address");
+        }
+        Atomics.wait(this.#stop, 0, 0, 1);
+      }
+    }
+    this.#outgoing.flush();
   }
 
   run(): void {
@@ -149,8 +200,11 @@ self.onmessage = ({ data }: MessageEvent<Start>) => {
   let loop: Loop;
   try {
     loop = new Loop(data);
+    loop.probe(data.name);
   } catch (error) {
-    report({ state: "failed", error });
+    // The class of an error of ours would be lost on the way.
+    if (error instanceof Unavailable) report({ state: "unavailable", reason: error.message });
+    else report({ state: "failed", error });
     return;
   }
   report({ state: "running" });
