@@ -87,6 +87,7 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   }
   checkFlags(command, given);
   checkWords(command, words);
+  if (command !== "shell") forgoFiles();
   const { prepare } = COMMANDS[command];
   if (prepare === undefined && typeof heavy === "function") return await heavy(args);
   const run = prepare?.(words) ?? (heavy as Readonly<Record<string, Run>>)[command]!;
@@ -107,6 +108,15 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   }
   const context: Context = { remote, terminal, hex, timeout };
   return await run(context, values) ? 0 : 1;
+}
+
+/**
+ * Only the shell has to do with files, for its history, whose place depends on who runs it: no narrower
+ * permission can be compiled in. For all else it is given up before anything comes from the network.
+ */
+function forgoFiles(): void {
+  Deno.permissions.revokeSync({ name: "read" });
+  Deno.permissions.revokeSync({ name: "write" });
 }
 
 /** A flag of one command means nothing to another. */

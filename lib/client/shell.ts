@@ -5,11 +5,16 @@
 
 import { createInterface, type Interface } from "node:readline";
 import process from "node:process";
+import { type Flags, parseCommandLine, UsageError } from "../cli/flags.ts";
+import { commandHelp } from "../cli/help.ts";
+import { nearest } from "../cli/nearest.ts";
 import { bench } from "./bench.ts";
-import { checkWords, type CommandName, COMMANDS, isCommand as isAny } from "./commands.ts";
 import type { Context, Terminal } from "./command.ts";
-import { defaults, UsageError } from "../cli/flags.ts";
-import { RemoteError } from "./remote.ts";
+import { checkWords, type CommandName, COMMANDS, isCommand as isAny } from "./commands.ts";
+import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
+import { loadHistory, saveHistory } from "./history.ts";
+import { splitLine, type Variables, type Word } from "./line.ts";
+import { NoReplyError, type Remote, RemoteError } from "./remote.ts";
 
 type ShellCommand = Exclude<CommandName, "shell">;
 const NAMES = (Object.keys(COMMANDS) as CommandName[]).filter(isCommand);
@@ -17,50 +22,30 @@ const NAMES = (Object.keys(COMMANDS) as CommandName[]).filter(isCommand);
 /** Commands of the shell itself. */
 const OWN = ["help", "vars", "exit"] as const;
 
-/**
- * The words of a line: blanks separate, quotes of either kind keep them, $NAME stands for a variable,
- * but not between single quotes. Throws UsageError for an open quote or a variable that is not set.
- */
-export function splitLine(line: string, variables: ReadonlyMap<string, string>): string[] {
-  const words: string[] = [];
-  let word: string | undefined;
-  for (
-    const [part, double, single, name, open] of line.matchAll(
-      /"((?:[^"\\]|\\.)*)"|'([^']*)'|\$(\w+)|(["'])|\s+|[^\s"'$]+|\$/g,
-    )
-  ) {
-    if (open !== undefined) throw new UsageError(`no closing ${open}`, "close the quote");
-    if (/^\s/.test(part)) {
-      if (word !== undefined) words.push(word);
-      word = undefined;
-    } else if (double !== undefined) {
-      const unescaped = double.replace(/\\(["\\$])/g, "\0$1");
-      word = (word ?? "") + expand(unescaped, variables).replaceAll("\0", "");
-    } else word = (word ?? "") + (single ?? (name === undefined ? part : expand(part, variables)));
-  }
-  if (word !== undefined) words.push(word);
-  return words;
-}
-
-function expand(text: string, variables: ReadonlyMap<string, string>): string {
-  return text.replace(/(?<!\0)\$(\w+)/g, (_, name: string) => {
-    const value = variables.get(name);
-    if (value === undefined) throw new UsageError(`$${name} is not set`, `${name} = malloc 64`);
-    return value;
-  });
-}
+/** Options of the command line that a line of the shell can have, too, beside those of its command. */
+const { hex, help } = CLIENT_FLAGS;
+const LINE_FLAGS = { hex, help } as const satisfies Flags;
 
 /** Reads and runs lines until the end of input, `exit`, or in a script Ctrl-C. */
 export async function shell(context: Context): Promise<boolean> {
   const { terminal, remote } = context;
   const variables = new Map<string, string>();
+  const isPrompt = terminal.isTerminal && Deno.stdin.isTerminal();
   const lines = createInterface({
     input: process.stdin,
     output: process.stdout,
-    terminal: terminal.isTerminal && Deno.stdin.isTerminal(),
+    terminal: isPrompt,
     prompt: terminal.isTerminal ? `${remote.server}> ` : "",
-    completer: (line: string) => [complete(line), line.split(/\s+/).at(-1) ?? ""],
+    completer: (line: string) => [complete(line, variables), line.split(/\s+/).at(-1) ?? ""],
+    history: isPrompt ? loadHistory() : [],
+    removeHistoryDuplicates: true,
   });
+  if (isPrompt) {
+    keepHistory(lines, terminal);
+    // The editor pauses its input while it completes a word; Deno then loses the next key.
+    lines.pause = () => lines;
+  }
+  const daemon = new Daemon(remote);
   let failed = false;
   const interrupts = new Interrupts(lines);
   lines.prompt();
@@ -68,6 +53,7 @@ export async function shell(context: Context): Promise<boolean> {
     if (line.trim() === "exit") break;
     const signal = interrupts.begin();
     try {
+      if (!/^\s*(#|$)/.test(line)) await daemon.check(variables);
       await runLine(line, { ...context, terminal: within(terminal, { signal }) }, variables);
     } catch (error) {
       failed = true;
@@ -145,52 +131,140 @@ function within(
   };
 }
 
-function complete(line: string): string[] {
-  const word = line.split(/\s+/).at(-1) ?? "";
-  return [...NAMES, ...OWN].filter((name) => name.startsWith(word));
+/** A history that cannot be kept is said once, and is no reason to end. */
+function keepHistory(lines: Interface, terminal: Terminal): void {
+  let isKept = true;
+  lines.on("history", (history: string[]) => {
+    if (!isKept) return;
+    try {
+      saveHistory(history);
+    } catch (error) {
+      isKept = false;
+      terminal.say(`the history cannot be kept: ${error instanceof Error ? error.message : error}`);
+    }
+  });
+}
+
+/** Whether the daemon is still the one that the pointers came from. */
+class Daemon {
+  readonly #remote: Remote;
+  #epoch: bigint | undefined;
+
+  constructor(remote: Remote) {
+    this.#remote = remote;
+    this.#epoch = remote.hello?.epoch;
+  }
+
+  /**
+   * Throws UsageError, once, when the daemon was restarted since the line before: a pointer of before
+   * would now be somebody else's. A daemon that does not answer is the concern of the command itself.
+   */
+  async check(variables: Variables): Promise<void> {
+    if (this.#epoch === undefined) return; // the classic protocol does not tell
+    let epoch: bigint | undefined;
+    try {
+      epoch = (await this.#remote.ping())?.epoch;
+    } catch (error) {
+      if (error instanceof NoReplyError) return;
+      throw error;
+    }
+    if (epoch === undefined || epoch === this.#epoch) return;
+    this.#epoch = epoch;
+    const names = [...variables.keys()].map((name) => `$${name}`).join(", ");
+    throw new UsageError(
+      "the daemon was restarted: all pointers from before are stale, and this line was not run",
+      names === "" ? "allocate anew" : `allocate anew: ${names} may hold one of them`,
+    );
+  }
+}
+
+/** Words that a line can go on with: a command and the blank after it, or a variable. */
+function complete(line: string, variables: Variables): string[] {
+  const words = line.split(/\s+/);
+  const word = words.at(-1) ?? "";
+  const known = word.startsWith("$")
+    ? [...variables.keys()].map((name) => `$${name}`)
+    : [...NAMES, ...OWN].map((name) => `${name} `);
+  return known.filter((candidate) => candidate.startsWith(word));
 }
 
 async function runLine(line: string, context: Context, variables: Map<string, string>) {
   if (/^\s*(#|$)/.test(line)) return;
   const assignment = /^\s*([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line);
-  const [command, ...words] = splitLine(assignment?.[2] ?? line, variables);
+  const words = splitLine(assignment?.[2] ?? line, variables);
+  const [command = { text: "", quoted: true }, ...rest] = words;
   if (assignment !== null) {
-    const output: string[] = [];
-    const write = (data: Uint8Array | string) => {
-      output.push(typeof data === "string" ? data : new TextDecoder().decode(data));
-    };
-    // A bare number or text may be kept, too.
-    if (isCommand(command)) {
-      const terminal = within(context.terminal, { write, isTerminal: false });
-      await run(command, words, { ...context, terminal });
-    } else output.push([command, ...words].join(" "));
-    const value = output.join("").trimEnd();
+    const value = await evaluate(command, rest, context);
     variables.set(assignment[1]!, value);
     context.terminal.say(`${assignment[1]} = ${value}`);
-  } else if (command === "help") {
-    for (const name of NAMES) {
-      context.terminal.say(
-        `  ${`${name} ${COMMANDS[name].words}`.padEnd(24)}  ${COMMANDS[name].help}`,
-      );
-    }
-    context.terminal.say(
-      "  NAME = COMMAND            keep what a command prints; $NAME gives it back",
-    );
-    context.terminal.say("  vars, help, exit");
-  } else if (command === "vars") {
+  } else if (command.text === "help") showHelp(rest, context.terminal);
+  else if (command.text === "vars") {
     for (const [name, value] of variables) context.terminal.say(`${name} = ${value}`);
-  } else if (isCommand(command)) {
-    await run(command, words, context);
-  } else {
-    throw new UsageError(`unknown command ${JSON.stringify(command)}`, "help lists the commands");
-  }
+  } else await run(command, rest, context);
 }
 
-async function run(command: ShellCommand, words: readonly string[], context: Context) {
-  const full = command === "write" ? withLength(words) : words;
+/** What a variable is to hold: what a command prints, a number, or text in quotes. */
+async function evaluate(
+  command: Word,
+  rest: readonly Word[],
+  context: Context,
+): Promise<string> {
+  const isValue = command.quoted || /^(0x[\da-f]+|-?\d+)$/i.test(command.text);
+  if (rest.length === 0 && isValue) return command.text;
+  const output: string[] = [];
+  const write = (data: Uint8Array | string) => {
+    output.push(typeof data === "string" ? data : new TextDecoder().decode(data));
+  };
+  const terminal = within(context.terminal, { write, isTerminal: false });
+  await run(command, rest, { ...context, terminal });
+  return output.join("").trimEnd();
+}
+
+function showHelp(words: readonly Word[], terminal: Terminal): void {
+  const [word] = words;
+  if (word !== undefined) {
+    const name = word.text;
+    if (!isCommand(name)) throw unknownCommand(name);
+    terminal.say(commandHelp(CLIENT, name, COMMANDS[name]).trimEnd());
+    return;
+  }
+  for (const name of NAMES) {
+    terminal.say(`  ${`${name} ${COMMANDS[name].words}`.padEnd(26)}  ${COMMANDS[name].help}`);
+  }
+  terminal.say("  NAME = COMMAND              keep what a command prints; $NAME gives it back");
+  terminal.say("  $NAME+16, $NAME-$OTHER      calculate with pointers and numbers");
+  terminal.say("  help COMMAND, vars, exit");
+}
+
+async function run(word: Word, words: readonly Word[], context: Context) {
+  const command = word.text;
+  if (!isCommand(command)) throw unknownCommand(command);
+  const ownFlags = COMMANDS[command].flags ?? {};
+  // What begins with a dash but stood in quotes is no option, nor is what comes after it.
+  const text = words.findIndex(({ text, quoted }) => quoted && text.startsWith("-"));
+  const args = words.map(({ text }) => text);
+  const parsed = parseCommandLine(
+    { ...CLIENT, name: "the shell" },
+    { ...LINE_FLAGS, ...ownFlags },
+    text === -1 ? args : [...args.slice(0, text), "--", ...args.slice(text)],
+    () => undefined,
+  );
+  if (parsed.values.help) {
+    showHelp([word], context.terminal);
+    return;
+  }
+  const full = command === "write" ? withLength(parsed.words) : parsed.words;
   checkWords(command, full);
-  const { prepare, flags = {} } = COMMANDS[command];
-  await (prepare?.(full) ?? bench)(context, defaults(flags));
+  const execute = COMMANDS[command].prepare?.(full) ?? bench;
+  await execute({ ...context, hex: parsed.values.hex || context.hex }, parsed.values);
+}
+
+function unknownCommand(name: string): UsageError {
+  const meant = nearest(name, [...NAMES, ...OWN]);
+  return new UsageError(
+    `unknown command ${JSON.stringify(name)}`,
+    meant === undefined ? "help lists the commands" : `did you mean ${meant}?`,
+  );
 }
 
 /** At a prompt LEN may be left out, because DATA is always there: standard input is the prompt's. */

@@ -471,7 +471,7 @@ add $n -1
 x = add $n 2
 write $p - $x
 read $p 20
-greeting = hello there
+greeting = 'hello there'
 vars
 help
 exit
@@ -507,11 +507,11 @@ Deno.test("mallocd-client shell goes on after an error in a pipe, exit code 1 at
   assertEquals([code, stdout], [1, `${FIRST}\n`]);
   assertEquals(stderr.split("\n"), [
     'unknown command "mallok"',
-    "Try: help lists the commands",
+    "Try: did you mean malloc?",
     "malloc: LEN is missing",
     "Try: mallocd-client malloc LEN",
     'unknown command "shell"',
-    "Try: help lists the commands",
+    "Try: did you mean help?",
     'no closing "',
     "Try: close the quote",
     "$p is not set",
@@ -536,8 +536,12 @@ function testOnTerminal(name: string, fn: (daemon: Mallocd) => Promise<void>): v
   });
 }
 
-function onTerminal(daemon: Mallocd, line: string): Terminal {
-  return new Terminal(`mallocd-client ${line}`, daemon.env);
+/** The shell keeps its history there, and not in the home of whoever runs the tests. */
+const state = Deno.makeTempDirSync({ prefix: "mallocd-" });
+globalThis.addEventListener("unload", () => Deno.removeSync(state, { recursive: true }));
+
+function onTerminal(daemon: Mallocd, line: string, home = `${state}/shared`): Terminal {
+  return new Terminal(`mallocd-client ${line}`, { ...daemon.env, XDG_STATE_HOME: home });
 }
 
 testOnTerminal("read ends the line on a terminal", async (daemon) => {
@@ -564,6 +568,130 @@ testOnTerminal("ping ends with its summary at Ctrl-C", async (daemon) => {
   assertMatch(shown, /1 sent, 1 received, 0 lost; min\/avg\/max [\d./]+ ms\r\n$/);
   assertEquals(code, 0);
 });
+
+/** Runs lines in the shell, and gives what it prints on both. */
+async function inShell(daemon: Mallocd, ...lines: string[]) {
+  const { code, stdout, stderr } = await daemon.client("shell", { input: lines.join("\n") });
+  return { code, stdout, stderr: stderr.split("\n").slice(0, -1) };
+}
+
+Deno.test("mallocd-client shell refuses a misspelt command as a value, and names the one that was meant", async () => {
+  await using daemon = await Mallocd.start();
+  assertEquals(await inShell(daemon, "p = mallc 64", "q = 0x10", "r = 'mallc 64'", "$p"), {
+    code: 1,
+    stdout: "",
+    stderr: [
+      'unknown command "mallc"',
+      "Try: did you mean malloc?",
+      "q = 0x10",
+      "r = mallc 64",
+      "$p is not set",
+      "Try: p = malloc 64",
+    ],
+  });
+});
+
+Deno.test("mallocd-client shell calculates with pointers, and takes escapes and options", async () => {
+  await using daemon = await Mallocd.start();
+  const { code, stdout, stderr } = await inShell(
+    daemon,
+    "p = malloc 64 --hex",
+    'write $p+16 "a\\tb\\u{e9}"',
+    "read $p+16 5",
+    "q = $p+1KiB-0x10",
+    "malloc 5 --colour",
+    'write $p "--hex"',
+    "read $p 5",
+  );
+  assertEquals([code, stdout], [1, "a\tb\u00e9--hex"]);
+  assertEquals(stderr, [
+    "p = 0xc420000000",
+    "q = 0xc4200003f0",
+    "unknown option --colour",
+    "Try: the shell --help lists the options",
+  ]);
+});
+
+Deno.test("mallocd-client shell explains a command", async () => {
+  await using daemon = await Mallocd.start();
+  const { code, stderr } = await inShell(daemon, "help malloc", "ping --help");
+  assertEquals(code, 0);
+  assertMatch(stderr.join("\n"), /^mallocd-client malloc: [^]*Usage: [^]*mallocd-client ping: /);
+});
+
+Deno.test("mallocd-client shell says that pointers are stale when the daemon was restarted", async () => {
+  let daemon = await Mallocd.start();
+  const { port } = new URL(`udp://${daemon.server}`);
+  const child = new Deno.Command(CLIENT, {
+    args: ["shell"],
+    env: daemon.env,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const input = child.stdin.getWriter();
+  const type = (line: string) => input.write(new TextEncoder().encode(`${line}\n`));
+  await type("p = malloc 64");
+  const errors = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  let said = "";
+  const until = async (text: string) => {
+    while (!said.includes(text)) {
+      const { value, done } = await errors.read();
+      if (done) throw new Error(`${text} was not said: ${said}`);
+      said += value;
+    }
+  };
+  await until("p = ");
+  await daemon.stop();
+  daemon = await Mallocd.start(["--port", port]);
+  await type("free $p");
+  await until("this line was not run");
+  await type("malloc 5");
+  await input.close();
+  while (!(await errors.read()).done);
+  assertEquals(await new Response(child.stdout).text(), `${FIRST}\n`);
+  assertEquals((await child.status).code, 1);
+  await daemon.stop();
+});
+
+testOnTerminal("shell keeps its history in a file that only its owner reads", async (daemon) => {
+  const home = `${state}/history`;
+  for (const line of ["malloc 5", "\x1b[A"]) {
+    await using terminal = onTerminal(daemon, "shell", home);
+    await terminal.until("> ");
+    await terminal.type(`${line}\r`);
+    await terminal.until("8423504");
+    await terminal.until("> ");
+    await terminal.type("\x04");
+    assertEquals((await terminal.end()).code, 0);
+  }
+  const file = `${home}/mallocd/history`;
+  assertEquals(await Deno.readTextFile(file), "malloc 5\n");
+  assertEquals((await Deno.stat(file)).mode! & 0o777, 0o600);
+});
+
+testOnTerminal(
+  "shell completes a command and the blank after it, and variables",
+  async (daemon) => {
+    await using terminal = onTerminal(daemon, "shell");
+    await terminal.until("> ");
+    await terminal.type("pointer = mal");
+    await terminal.until("mal");
+    await terminal.type("\t");
+    await terminal.until("loc ");
+    await terminal.type("64\r");
+    await terminal.until(`pointer = ${FIRST}\r\n`);
+    await terminal.type("free $po");
+    await terminal.until("$po");
+    await terminal.type("\t");
+    await terminal.until("inter");
+    await terminal.type("\r");
+    await terminal.until("> ");
+    await terminal.type("\x04");
+    assertEquals((await terminal.end()).code, 0);
+    assertEquals((await daemon.stop()).totals["bytes"], undefined);
+  },
+);
 
 testOnTerminal(
   "shell ends a command at Ctrl-C, and clears the line at the prompt",
@@ -607,7 +735,7 @@ testOnTerminal("shell edits lines, completes commands and has a history", async 
   await terminal.until("mal");
   await terminal.type("\t");
   await terminal.until("loc");
-  await terminal.type(" 65\x7f4\r");
+  await terminal.type("65\x7f4\r");
   assertStringIncludes(await terminal.until(`p = ${FIRST}\r\n`), "malloc");
   await terminal.until(prompt);
   await terminal.type('write $p "hello  there"\r');

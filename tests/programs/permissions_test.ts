@@ -29,8 +29,14 @@ async function permissionsOf(program: string): Promise<Record<string, unknown>> 
 /** An empty list is the whole network. */
 const SOCKETS = { prompt: false, allow_net: [], allow_env: ["MALLOCD_*"] };
 
-Deno.test("mallocd-client may use the network and MALLOCD_*, and does not ask for more", async () => {
-  assertEquals(await permissionsOf(CLIENT), SOCKETS);
+Deno.test("mallocd-client may use the network, its variables and files, and does not ask for more", async () => {
+  assertEquals(await permissionsOf(CLIENT), {
+    ...SOCKETS,
+    allow_env: ["MALLOCD_*", "HOME", "XDG_STATE_HOME"],
+    // For the history of the shell; all other commands give this up.
+    allow_read: [],
+    allow_write: [],
+  });
 });
 
 Deno.test("mallocd may use the network, MALLOCD_*, NOTIFY_SOCKET and libc, and does not ask for more", async () => {
