@@ -46,11 +46,13 @@ test-clients: build | $(DENO_FILE) ## test clients/; as root on Debian it instal
 	@tools/packages.sh $(CLIENTS_WANT)
 	$(DENO) test -q -P=programs tests/clients/
 
-check: | $(DENO_FILE) ## check format, lint and types
+check: | $(DENO_FILE) ## check format, lint, types, and what would be published
 	$(DENO) fmt --check
 	$(DENO) lint
 	$(DENO) check main.ts client.ts examples lib tests tools
 	$(DENO) check $(BENCH_LOCK) bench
+	$(DENO) doc --lint lib/client/remote.ts >/dev/null
+	$(DENO) publish -q --dry-run --allow-dirty
 
 bench: build .tools/empty | $(DENO_FILE) ## measure
 	@for name in buddy copy service roundtrip pipeline startup; do \
@@ -101,7 +103,7 @@ install: build ## install below PREFIX, /usr/local unless given; a package is ma
 uninstall: ## remove what install has put there
 	@tools/install.sh uninstall dist
 
-dist: dist/man | $(COMPILER_FILE) ## pack the executables for every platform that Deno compiles for
+dist: dist/man | $(COMPILER_FILE) ## pack the library for npm, and the executables for every platform that Deno compiles for
 	@tools/dist.sh $(COMPILER) $(TOOLS) dist
 
 deb: build ## pack two packages for Debian, dist/*.deb; DEBFULLNAME and DEBEMAIL name the maintainer

@@ -1,7 +1,7 @@
 #!/bin/sh
 # dist.sh DENO TOOLS FOLDER: packs both executables for each platform of `deno compile --target`, with the
 # README, the licence and the manual pages in FOLDER/man, as FOLDER/mallocd-VERSION-PLATFORM.tar.gz, for
-# Windows .zip, and writes FOLDER/SHA256SUMS. A platform whose runtime stub cannot be had is left out.
+# Windows .zip, and the library for npm, and writes FOLDER/SHA256SUMS. A platform whose runtime stub cannot be had is left out.
 # What is packed has all engines, whatever ENGINE the build for this machine has.
 set -eu
 
@@ -16,7 +16,7 @@ date=$(git log -1 --date=format-local:%Y%m%d%H%M.%S --format=%cd)
 owner="--owner=0 --group=0 --numeric-owner"
 tar --version | grep -q GNU || owner="--uid=0 --gid=0"
 
-rm -f "$folder"/mallocd-*.tar.gz "$folder"/mallocd-*.zip "$folder/SHA256SUMS"
+rm -f "$folder"/mallocd-*.tgz "$folder"/mallocd-*.tar.gz "$folder"/mallocd-*.zip "$folder/SHA256SUMS"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -43,11 +43,14 @@ for platform in x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu x86_64-apple-
   rm -r "$work/$name"
 done
 
-cd "$folder"
-set -- mallocd-"$version"-*
+set -- "$folder"/mallocd-"$version"-*
 if [ ! -f "$1" ]; then
   echo "Cannot pack anything: no platform's runtime stub can be had" >&2
   exit 1
 fi
+echo "Packing mallocd-$version-npm" >&2
+tools/npm.sh "$tools" "$folder"
+cd "$folder"
+set -- mallocd-"$version"-*
 sha256sum "$@" >SHA256SUMS
 cat SHA256SUMS

@@ -4,7 +4,7 @@
  */
 
 import type { MethodName } from "../protocol/wire.ts";
-import { describeErrno, type ErrnoName } from "../protocol/errno.ts";
+import { describeErrno } from "../protocol/errno.ts";
 
 export interface Call {
   readonly method: MethodName;
@@ -29,8 +29,9 @@ export interface Exchange {
 
 /** What went wrong, and with what. */
 export class RemoteError extends Error {
+  /** The class's. */
   override readonly name: string = "RemoteError";
-  /** @param asked The call as C would write it: `read(0xc420000000, 5)`. */
+  /** `asked` is the call as C would write it: `read(0xc420000000, 5)`. */
   constructor(message: string, readonly asked: string) {
     super(message);
   }
@@ -38,12 +39,14 @@ export class RemoteError extends Error {
 
 /** The daemon said no. */
 export class RefusedError extends RemoteError {
+  /** The class's. */
   override readonly name = "RefusedError";
-  /** `errno` is undefined in the classic protocol, which refuses without a reason. */
-  constructor(asked: string, readonly errno?: ErrnoName | string, text = "refused") {
+  /** `errno` is a name, as POSIX has it, and undefined in the classic protocol, which refuses without a reason. */
+  constructor(asked: string, readonly errno?: string, text = "refused") {
     super(`${asked}: ${text}`, asked);
   }
 
+  /** The refusal with the number that a tagged reply carries. */
   static fromErrno(asked: string, errno: number): RefusedError {
     const { name, text } = describeErrno(errno);
     return new RefusedError(asked, name, text);
@@ -52,12 +55,14 @@ export class RefusedError extends RemoteError {
 
 /** The daemon said nothing. */
 export class NoReplyError extends RemoteError {
+  /** The class's. */
   override readonly name: string = "NoReplyError";
+  /** `timeout` in milliseconds. */
   constructor(
     asked: string,
     readonly server: string,
     readonly timeout: number,
-    what = `no reply from ${server} within ${
+    what: string = `no reply from ${server} within ${
       timeout % 1000 === 0 ? `${timeout / 1000}s` : `${timeout}ms`
     }`,
   ) {
@@ -67,7 +72,9 @@ export class NoReplyError extends RemoteError {
 
 /** The system knows that nobody listens at the daemon's address: there is nothing to wait for. */
 export class NotThereError extends NoReplyError {
+  /** The class's. */
   override readonly name = "NotThereError";
+  /** `timeout` in milliseconds, which were not waited for. */
   constructor(asked: string, server: string, timeout: number) {
     super(asked, server, timeout, `nobody listens on ${server}`);
   }
@@ -77,9 +84,13 @@ export class NotThereError extends NoReplyError {
 export const FIRST_WAIT_MS = 50;
 
 /** Promise.withResolvers, which Node has from 22 on. */
-export function withResolvers<T>(): PromiseWithResolvers<T> {
-  let resolve!: (value: T | PromiseLike<T>) => void;
-  let reject!: (reason?: unknown) => void;
+export function withResolvers<T>(): {
+  promise: Promise<T>;
+  resolve: (value: T) => void;
+  reject: (reason: unknown) => void;
+} {
+  let resolve!: (value: T) => void;
+  let reject!: (reason: unknown) => void;
   const promise = new Promise<T>((...functions) => [resolve, reject] = functions);
   return { promise, resolve, reject };
 }

@@ -8,8 +8,8 @@
  * Pointers are bigints, as clients hold 64 bits of them. Every method rejects with a RefusedError if the
  * daemon refuses, with a NoReplyError if it does not answer in time (a NotThereError, at once, if nobody
  * listens on an address of the loopback interface), and with the signal's reason if the call is aborted; an
- * aborted or unanswered call may have been executed all the same. Calls that do not
- * wait for each other may take effect in any order.
+ * aborted or unanswered call may have been executed all the same. Calls that do not wait for each other may
+ * take effect in any order.
  */
 
 import { ClassicExchange } from "./exchanges/classic.ts";
@@ -22,38 +22,44 @@ import {
   RemoteError,
 } from "./exchange.ts";
 import { FIELD, type MethodName, METHODS, REPLY_BODY } from "../protocol/wire.ts";
-import type { ErrnoName } from "../protocol/errno.ts";
 import { TaggedExchange } from "./exchanges/tagged.ts";
 import { type Clock, openUdp, REAL_CLOCK, type Transport } from "./transport.ts";
 
 export { NoReplyError, NotThereError, RefusedError, RemoteError };
-export type { Clock, ErrnoName, Transport };
+export type { Clock, Transport };
 
+/** Where the daemon is unless one is told otherwise. */
 export const DEFAULT_SERVER = "127.0.0.1:8081";
+/** Milliseconds that a call may take unless it is told otherwise. */
 export const DEFAULT_TIMEOUT_MS = 1000;
 
 /** Below the lifetime of the daemon's duplicate request cache: a later repeat might execute again. */
 export const MAX_TIMEOUT_MS = 50_000;
 
-const PROTOCOLS = ["auto", "tagged", "classic"] as const;
+const PROTOCOLS = ["auto", "tagged", "classic"];
 
 /** How many pieces of one long read or write are under way at a time. */
 const PIECES_UNDER_WAY = 32;
 
+/** How to reach a daemon. */
 export interface RemoteOptions {
   /** `host:port`; DEFAULT_SERVER if left out. */
   server?: string;
   /** Which protocol to speak; "auto" is tagged if the daemon knows it, else classic. */
-  protocol?: typeof PROTOCOLS[number];
+  protocol?: "auto" | "tagged" | "classic";
   /** Milliseconds that a call may take from its first datagram on, MAX_TIMEOUT_MS at most. */
   timeout?: number;
   /** For the simulation: another network, another time. */
   transport?: Transport;
+  /** For the simulation, too. */
   clock?: Clock;
 }
 
+/** What may be different in a single call. */
 export interface CallOptions {
+  /** Gives the call up; it may have been executed all the same. */
   signal?: AbortSignal;
+  /** Milliseconds from the call's first datagram on, MAX_TIMEOUT_MS at most; the Remote's, if left out. */
   timeout?: number;
 }
 
@@ -61,12 +67,17 @@ export interface CallOptions {
 export interface Hello {
   /** Random at the daemon's start: when it changes, all pointers are gone. */
   readonly epoch: bigint;
+  /** The address of the heap's first byte. */
   readonly base: bigint;
+  /** Bytes of the heap. */
   readonly size: bigint;
+  /** Bytes of the largest datagram that the daemon takes or sends. */
   readonly largestDatagram: number;
+  /** The version of the wire format. */
   readonly version: number;
 }
 
+/** The heap of one daemon, until it is closed or disposed of. */
 export class Remote implements AsyncDisposable {
   readonly #exchange: Exchange;
   readonly #timeout: number;
@@ -135,6 +146,7 @@ export class Remote implements AsyncDisposable {
     }
   }
 
+  /** The protocol that was found, or asked for. */
   get protocol(): "tagged" | "classic" {
     return this.#exchange.protocol;
   }
@@ -248,10 +260,12 @@ export class Remote implements AsyncDisposable {
     return undefined;
   }
 
+  /** Rejects the calls that are pending, with an AbortError, and lets go of the socket. */
   close(): Promise<void> {
     return this.#exchange.close();
   }
 
+  /** Closes it at the end of an `await using` block. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -22,9 +22,11 @@ export interface Transport {
   renew(): Promise<void>;
   /** Whether it is certain that nobody listens at the peer's address; asked when an answer is overdue. */
   isAbsent(): boolean;
+  /** Lets go of the socket. */
   close(): Promise<void>;
 }
 
+/** What time it is, and chance. */
 export interface Clock {
   /** Milliseconds since some start. */
   now(): number;
@@ -37,8 +39,13 @@ export interface Clock {
 export const REAL_CLOCK: Clock = {
   now: () => performance.now(),
   after: (ms, then) => {
-    const timer = setTimeout(then, ms);
-    return () => clearTimeout(timer);
+    // A timer that is cleared in the turn in which it is due may go off all the same.
+    let wanted = true;
+    const timer = setTimeout(() => wanted && then(), ms);
+    return () => {
+      wanted = false;
+      clearTimeout(timer);
+    };
   },
   random: Math.random,
 };

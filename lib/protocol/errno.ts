@@ -12,6 +12,7 @@ export const ERRNO = {
   EMSGSIZE: 90,
 } as const;
 
+/** The names, as POSIX has them. */
 export type ErrnoName = keyof typeof ERRNO;
 
 const ERRNO_TEXT: Readonly<Record<ErrnoName, string>> = {

@@ -8,7 +8,7 @@ import {
   REFUSALS,
   REQUESTS,
 } from "../../lib/daemon/counters.ts";
-import { type Engine } from "../../lib/daemon/engine.ts";
+import type { Engine } from "../../lib/daemon/engine.ts";
 import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
 import { Unavailable } from "../../lib/system/libc.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
