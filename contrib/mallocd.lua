@@ -11,8 +11,8 @@ local mallocd = Proto("mallocd", "mallocd, malloc over UDP")
 mallocd.prefs.port = Pref.uint("UDP port", 8081, "The port that mallocd listens on")
 
 local STATUSES = {
-  [0] = "ok", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [38] = "ENOSYS",
-  [90] = "EMSGSIZE",
+  [0] = "ok", [1] = "EPERM", [11] = "EAGAIN", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [38] = "ENOSYS",
+  [90] = "EMSGSIZE", [116] = "ESTALE",
 }
 
 -- By opcode: what follows the word of a request, and what the body of its reply is.
@@ -24,8 +24,11 @@ local METHODS = {
   [4] = { name = "realloc", request = { "pointer", "length" }, reply = { "pointer" } },
   [5] = { name = "cas", request = { "pointer", "expected", "desired" }, reply = { "old" } },
   [6] = { name = "add", request = { "pointer", "delta" }, reply = { "old" } },
-  [7] = { name = "hello", request = {}, reply = { "epoch", "base", "size", "largest", "version" } },
+  [7] = { name = "hello", request = {}, reply = { "epoch", "base", "size", "largest", "version" },
+    session = { "token", "share" } },
 }
+-- What a request with the session flag has after its word.
+local SESSION = { "epoch", "token" }
 local LAST_CLASSIC = UInt64(3)
 
 local fields = {
@@ -47,6 +50,8 @@ local fields = {
   size = ProtoField.uint64("mallocd.size", "Heap size", base.DEC),
   largest = ProtoField.uint64("mallocd.largest", "Largest datagram", base.DEC),
   version = ProtoField.uint64("mallocd.version", "Protocol version", base.DEC),
+  token = ProtoField.uint64("mallocd.token", "Token", base.HEX),
+  share = ProtoField.uint64("mallocd.share", "Share of the cache", base.DEC),
   reply_in = ProtoField.framenum("mallocd.reply_in", "Reply in", base.NONE, frametype.RESPONSE),
   request_in = ProtoField.framenum("mallocd.request_in", "Request in", base.NONE, frametype.REQUEST),
   repeat_of = ProtoField.framenum("mallocd.repeat_of", "Repeat of", base.NONE, frametype.RETRANS_PREV),
@@ -149,7 +154,7 @@ local function show(name, range)
   if name == "data" then return range:len() .. " bytes" end
   if name == "delta" then return tostring(range:int64()) end
   local value = range:uint64()
-  if name ~= "pointer" and name ~= "base" and name ~= "epoch" then return tostring(value) end
+  if name ~= "pointer" and name ~= "base" and name ~= "epoch" and name ~= "token" then return tostring(value) end
   return value == UInt64(0) and "NULL" or "0x" .. value:tohex():gsub("^0+", "")
 end
 
@@ -188,6 +193,7 @@ end
 
 -- The flags 0x01 and 0x80 of the word at `at`.
 local function is_tagged(tvb, at) return tvb(at + 6, 1):bitfield(7) == 1 end
+local function has_session(tvb, at) return tvb(at + 6, 1):bitfield(6) == 1 end
 local function is_reply(tvb, at) return tvb(at + 6, 1):bitfield(0) == 1 end
 
 local function is_tagged_request(tvb, at)
@@ -209,7 +215,12 @@ local function add_request(root, tvb, at, index, tagged, pinfo, client)
   local opcode, tag, title = add_word(item, tvb, at, tagged)
   local finish, texts, length
   if METHODS[opcode] then
-    finish, texts, length = add_parts(item, METHODS[opcode].request, tvb, at + 8, tvb:len())
+    local start = at + 8
+    if tagged and has_session(tvb, at) then start = add_parts(item, SESSION, tvb, start, tvb:len()) end
+    texts = {}
+    if start then
+      finish, texts, length = add_parts(item, METHODS[opcode].request, tvb, start, tvb:len())
+    end
     title = ("%s(%s)"):format(title, table.concat(texts, ", "))
   end
   if finish then
@@ -242,7 +253,12 @@ local function add_tagged_reply(root, tvb, at, request, pinfo)
   local opcode, _, title = add_word(item, tvb, at, true)
   item:add(fields.body_length, tvb(at + 8, 8))
   local names = METHODS[opcode] and METHODS[opcode].reply or {}
-  local _, texts = add_parts(item, names, tvb, at + 16, finish)
+  local rest, texts = add_parts(item, names, tvb, at + 16, finish)
+  local extra = METHODS[opcode] and METHODS[opcode].session
+  if extra and rest and has_session(tvb, at) then
+    local _, more = add_parts(item, extra, tvb, rest, finish)
+    for _, text in ipairs(more) do table.insert(texts, text) end
+  end
   local status = tvb(at + 4, 2):uint()
   local result = #texts > 0 and table.concat(texts, ", ") or STATUSES[status] or "status " .. status
   if status ~= 0 then item:add_proto_expert_info(notices.refused, result) end

@@ -22,27 +22,34 @@ export function parseCidr(text: string): { network: Int32Array; mask: Int32Array
   return { network: Int32Array.from(words, (word, i) => word & mask[i]!), mask };
 }
 
+/** Ports below this are those of services (IANA's system ports), none of which sends us requests. */
+const FIRST_USER_PORT = 1024;
+
 /** Who may talk to the daemon. Checking makes no garbage. */
 export class Admission {
   readonly #blocks: { network: Int32Array; mask: Int32Array }[] | undefined;
   readonly #ownPort: number;
+  readonly #lowPorts: boolean;
 
   /** Admits the senders in the CIDR blocks, or, if there is no list, everybody. */
-  constructor(allow: readonly string[] | undefined, ownPort: number) {
+  constructor(allow: readonly string[] | undefined, ownPort: number, lowPorts = false) {
     this.#blocks = allow?.map((text) => {
       const block = parseCidr(text);
       if (block === undefined) throw new TypeError(`Cannot parse CIDR block: ${text}`);
       return block;
     });
     this.#ownPort = ownPort;
+    this.#lowPorts = lowPorts;
   }
 
   /**
    * A sender on the daemon's own port number is most likely another mallocd, or a forged datagram that
-   * wants two of them to answer each other for ever (CVE-2024-2169).
+   * wants two of them to answer each other for ever (CVE-2024-2169). One on a port below 1024 is most
+   * likely a service, whose address was forged so that it gets what the forger chose.
    */
   admits(bytes: DataView, source: number): boolean {
-    if (bytes.getUint16(source + 2) === this.#ownPort) return false;
+    const port = bytes.getUint16(source + 2);
+    if (port === this.#ownPort || port < FIRST_USER_PORT && !this.#lowPorts) return false;
     return this.#blocks === undefined || this.#isListed(this.#blocks, bytes, source);
   }
 

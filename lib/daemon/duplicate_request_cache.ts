@@ -1,22 +1,34 @@
 /**
  * The duplicate request cache (Juszczak, USENIX Winter 1989): what makes a retried request execute at
  * most once. It remembers the reply of each tagged request that changed something, by the sender's
- * socket address and the tag, and gives it again, byte for byte, to whoever repeats them.
+ * socket address and the tag, and gives it again to whoever repeats them.
  *
- * A fixed number of entries in a ring, the oldest overwritten first, each 14 words of 32 bits:
+ * A fixed number of entries, each 16 words of 32 bits, a cache line:
  *
- *     0                           7                       13
- *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+
- *     |          source           |         reply         |sec|     reply: word (the tag is its first
- *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+     half), body length, 8 bytes of body
+ *     0                           7   8   9      11  12  13  14  15
+ *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+
+ *     |          source           |tag|wrd| body  |dig|sec|old|new|acc|
+ *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+
  *
- * A hash table of chains through the ring finds them; its hash is seeded, so that nobody outside can
- * aim for one chain. All of it is made once; looking up and remembering make no garbage.
+ *     wrd   the second half of the reply's word, with the body's length in place of the flags
+ *     dig   a digest of the request, by which a tag that is used for another one is known
+ *     sec   one more than the second in which it was remembered; 0 in an entry that is free
+ *     old   the next older entry of its chain; new: the next newer one of its account. Entries are
+ *           numbered from 1 in links, and 0 ends them.
+ *
+ * A hash table of chains finds entries; its hash is seeded, so that nobody outside can aim for a chain.
+ *
+ * Each source has an *account*, by the same hash. When an entry is needed and none is free, the account
+ * that holds the most gives up its oldest, the one that asks if it is among those: of n accounts in use,
+ * each keeps the last `entries / n` of its entries whatever the others do, and one that is alone has the
+ * whole cache. Sources that have not proven their address share a few accounts, so that forged ones
+ * cannot make n large. The accounts that hold k entries are a list, for each k, so that the longest is
+ * found at once. All of it is made once; looking up and remembering make no garbage.
  */
 
 import type { Counters } from "./counters.ts";
 import { Counter } from "./counters.ts";
-import { FIELD, REPLY_HEAD } from "../protocol/wire.ts";
+import { FIELD, Flag, REPLY_HEAD, type Request } from "../protocol/wire.ts";
 import { SOURCE_BYTES } from "../system/address.ts";
 
 /** How long a reply is remembered, at the most. A client must give up, or take a new tag, before. */
@@ -25,17 +37,28 @@ export const LIFETIME_SECONDS = 60;
 export const DEFAULT_ENTRIES = 65536;
 export const MAX_ENTRIES = 2 ** 24;
 
-/** Of `recall`: there is nothing to give, or it does not fit. */
+/** Of `recall`: there is nothing to give, it does not fit, or the tag was another request's. */
 export const UNSEEN = 0;
 export const NO_ROOM = -1;
+export const OTHER_REQUEST = -2;
+
+/** Powers of two. With so many accounts, two sources of a hundred share one in about one case of 40. */
+export const PROVEN_ACCOUNTS = 4096;
+export const UNPROVEN_ACCOUNTS = 64;
+const ACCOUNTS = PROVEN_ACCOUNTS + UNPROVEN_ACCOUNTS;
 
 const SOURCE_WORDS = SOURCE_BYTES / 4;
+const TAG = SOURCE_WORDS;
+const WORD = TAG + 1;
 /** The longest body that is remembered is one field. */
-const REPLY_WORDS = (REPLY_HEAD + FIELD) / 4;
-/** Where in a reply the lower half of its body's length stands. */
-const BODY_LENGTH = 3;
-const SECOND = SOURCE_WORDS + REPLY_WORDS;
-const ENTRY_WORDS = SECOND + 1;
+const BODY = WORD + 1;
+const DIGEST = BODY + FIELD / 4;
+const SECOND = DIGEST + 1;
+const OLDER = SECOND + 1;
+const NEWER = OLDER + 1;
+const ACCOUNT = NEWER + 1;
+const ENTRY_WORDS = 16;
+const FLAGS_SHIFT = 8;
 const NOWHERE = -1;
 
 export class DuplicateRequestCache {
@@ -45,14 +68,28 @@ export class DuplicateRequestCache {
   readonly #counters: Counters;
   readonly #seed: number;
   readonly #words: Int32Array;
-  /** The newest entry of each chain, and for each entry the next older one; one more than its number. */
+  /** The newest entry of each chain. */
   readonly #chains: Int32Array;
-  readonly #older: Int32Array;
-  #oldest = 0;
+  /** Of each account: how many entries it holds, its oldest and its newest. */
+  readonly #held = new Int32Array(ACCOUNTS);
+  readonly #oldest = new Int32Array(ACCOUNTS);
+  readonly #newest = new Int32Array(ACCOUNTS);
+  /** By a number of entries: the accounts that hold so many, as a list that is linked both ways. */
+  readonly #holders: Int32Array;
+  readonly #nextHolder = new Int32Array(ACCOUNTS);
+  readonly #previousHolder = new Int32Array(ACCOUNTS);
+  /** The most entries that any account holds, and the accounts that hold any. */
+  #most = 0;
+  #accounts = 0;
+  /** Entries from here on were never used; those that were and are free are linked by OLDER. */
+  #unused = 0;
+  #free = 0;
+  /** The account whose oldest entry is the next to be looked at, whether it is too old. */
+  #hand = 0;
 
   /**
-   * `clock[0]` holds seconds since some start; whoever runs the service advances it. Sources and replies
-   * are read from and written to the I/O memory.
+   * `clock[0]` holds seconds since some start; whoever runs the service advances it. Sources, requests
+   * and replies are read from and written to the I/O memory.
    */
   constructor(entries: number, io: WebAssembly.Memory, clock: Int32Array, counters: Counters) {
     if (!Number.isInteger(entries) || entries < 1 || entries > MAX_ENTRIES) {
@@ -64,58 +101,106 @@ export class DuplicateRequestCache {
     this.#counters = counters;
     this.#seed = crypto.getRandomValues(new Int32Array(1))[0]!;
     this.#words = new Int32Array(entries * ENTRY_WORDS);
-    this.#older = new Int32Array(entries);
     this.#chains = new Int32Array(2 ** Math.ceil(Math.log2(entries)));
+    this.#holders = new Int32Array(entries + 1);
+  }
+
+  /** The account of a source. Others may have the same: their entries then compete as one source's. */
+  accountOf(source: number, proven: boolean): number {
+    return this.#account(this.#hashSource(source), proven);
+  }
+
+  /** Entries that this source can count on, with the accounts that are now in use. */
+  share(source: number, proven: boolean): number {
+    const isIn = this.#held[this.accountOf(source, proven)] !== 0;
+    return Math.floor(this.#entries / (isIn ? this.#accounts : this.#accounts + 1));
+  }
+
+  /** Of all bytes of a request but its tag, its flags and its session: what a repeat has in common. */
+  digest(at: number, request: Request): number {
+    const end = at + request.size;
+    let from = request.fields;
+    let hash = mix(this.#seed, (end - from) << 8 ^ request.opcode);
+    for (; end - from >= 4; from += 4) hash = mix(hash, this.#io.getInt32(from));
+    for (; from < end; from++) hash = mix(hash, this.#io.getUint8(from));
+    return hash;
   }
 
   /**
-   * If the request of `source` with the tag at `at` was answered before, writes that reply to `replyAt`
-   * and returns its length in bytes: NO_ROOM, with nothing written, if it is longer than `room`.
-   * Returns UNSEEN if there was no such request.
+   * If the request of `source` at `at`, with this digest, was answered before, writes that reply to
+   * `replyAt`, with the flags of this request, and returns its length in bytes: NO_ROOM, with nothing
+   * written, if it is longer than `room`; OTHER_REQUEST if the digest is another. Returns UNSEEN if
+   * there was no such request.
    */
-  recall(source: number, at: number, replyAt: number, room: number): number {
-    const entry = this.#find(source, at);
+  recall(source: number, at: number, digest: number, replyAt: number, room: number): number {
+    const tag = this.#io.getInt32(at);
+    const entry = this.#find(source, tag);
     if (entry === NOWHERE) return UNSEEN;
-    const reply = entry * ENTRY_WORDS + SOURCE_WORDS;
-    const length = REPLY_HEAD + this.#words[reply + BODY_LENGTH]!;
+    const from = entry * ENTRY_WORDS;
+    if (this.#words[from + DIGEST] !== digest) return OTHER_REQUEST;
+    const word = this.#words[from + WORD]!;
+    const bodyLength = word >>> FLAGS_SHIFT & 0xff;
+    const length = REPLY_HEAD + bodyLength;
     if (length > room) return NO_ROOM;
-    for (let i = 0; i < length / 4; i++) {
-      this.#io.setInt32(replyAt + 4 * i, this.#words[reply + i]!);
+    const flags = this.#io.getUint8(at + 6) | Flag.reply;
+    this.#io.setInt32(replyAt, tag);
+    this.#io.setInt32(replyAt + 4, word & ~(0xff << FLAGS_SHIFT) | flags << FLAGS_SHIFT);
+    this.#io.setInt32(replyAt + 8, 0);
+    this.#io.setInt32(replyAt + 12, bodyLength);
+    for (let i = 0; i < bodyLength / 4; i++) {
+      this.#io.setInt32(replyAt + REPLY_HEAD + 4 * i, this.#words[from + BODY + i]!);
     }
     this.#counters[Counter.replays]!++;
     return length;
   }
 
-  /** Remembers the reply at `replyAt`, REPLY_HEAD bytes and at most 8 more, as given to `source`. */
-  remember(source: number, replyAt: number): void {
-    const entry = this.#oldest;
-    this.#oldest = entry + 1 === this.#entries ? 0 : entry + 1;
+  /**
+   * Remembers the reply at `replyAt`, REPLY_HEAD bytes and at most 8 more, as given to `source` for a
+   * request with this digest.
+   */
+  remember(source: number, proven: boolean, digest: number, replyAt: number): void {
+    this.#sweep();
+    const hash = this.#hashSource(source);
+    const account = this.#account(hash, proven);
+    const entry = this.#take(account);
     const at = entry * ENTRY_WORDS;
-    this.#forget(entry);
     for (let i = 0; i < SOURCE_WORDS; i++) {
       this.#words[at + i] = this.#io.getInt32(source + 4 * i);
     }
-    for (let i = 0; i < REPLY_WORDS; i++) {
-      this.#words[at + SOURCE_WORDS + i] = this.#io.getInt32(replyAt + 4 * i);
+    const tag = this.#io.getInt32(replyAt);
+    const bodyLength = this.#io.getInt32(replyAt + 12);
+    this.#words[at + TAG] = tag;
+    this.#words[at + WORD] = this.#io.getInt32(replyAt + 4) & ~(0xff << FLAGS_SHIFT) |
+      bodyLength << FLAGS_SHIFT;
+    for (let i = 0; i < bodyLength / 4; i++) {
+      this.#words[at + BODY + i] = this.#io.getInt32(replyAt + REPLY_HEAD + 4 * i);
     }
-    this.#words[at + SECOND] = this.#clock[0]! + 1; // never 0: that marks an entry not used yet
-    const chain = this.#chainOf(entry);
-    this.#older[entry] = this.#chains[chain]!;
+    this.#words[at + DIGEST] = digest;
+    this.#words[at + SECOND] = this.#clock[0]! + 1;
+    const chain = this.#chain(mix(hash, tag));
+    this.#words[at + OLDER] = this.#chains[chain]!;
     this.#chains[chain] = entry + 1;
+    this.#words[at + NEWER] = 0;
+    this.#words[at + ACCOUNT] = account;
+    const newest = this.#newest[account]!;
+    if (newest === 0) this.#oldest[account] = entry + 1;
+    else this.#words[(newest - 1) * ENTRY_WORDS + NEWER] = entry + 1;
+    this.#newest[account] = entry + 1;
+    this.#hold(account, 1);
   }
 
-  #find(source: number, at: number): number {
-    const tag = this.#io.getInt32(at);
-    let hash = this.#seed;
-    for (let i = 0; i < SOURCE_WORDS; i++) hash = mix(hash, this.#io.getInt32(source + 4 * i));
+  #find(source: number, tag: number): number {
+    const hash = this.#hashSource(source);
     let entry = this.#chains[this.#chain(mix(hash, tag))]! - 1;
-    while (entry !== NOWHERE && !this.#matches(entry, source, tag)) entry = this.#older[entry]! - 1;
+    while (entry !== NOWHERE && !this.#matches(entry, source, tag)) {
+      entry = this.#words[entry * ENTRY_WORDS + OLDER]! - 1;
+    }
     return entry !== NOWHERE && this.#isYoung(entry) ? entry : NOWHERE;
   }
 
   #matches(entry: number, source: number, tag: number): boolean {
     const at = entry * ENTRY_WORDS;
-    if (this.#words[at + SOURCE_WORDS] !== tag) return false;
+    if (this.#words[at + TAG] !== tag) return false;
     for (let i = 0; i < SOURCE_WORDS; i++) {
       if (this.#words[at + i] !== this.#io.getInt32(source + 4 * i)) return false;
     }
@@ -127,18 +212,94 @@ export class DuplicateRequestCache {
     return this.#clock[0]! - second < LIFETIME_SECONDS;
   }
 
-  /** Takes an entry out of its chain, of which it is the last: all others are younger. */
-  #forget(entry: number): void {
-    if (this.#words[entry * ENTRY_WORDS + SECOND] === 0) return;
+  /** An entry for this account. */
+  #take(account: number): number {
+    if (this.#free !== 0) {
+      const entry = this.#free - 1;
+      this.#free = this.#words[entry * ENTRY_WORDS + OLDER]!;
+      return entry;
+    }
+    if (this.#unused < this.#entries) return this.#unused++;
+    const isLongest = this.#held[account] === this.#most;
+    const entry = this.#forgetOldest(isLongest ? account : this.#holders[this.#most]! - 1);
     if (this.#isYoung(entry)) this.#counters[Counter.evictions]!++;
+    return entry;
+  }
+
+  /** Frees at most one entry that is too old, so that who is gone counts as an account no longer. */
+  #sweep(): void {
+    const oldest = this.#oldest[this.#hand]!;
+    if (oldest === 0 || this.#isYoung(oldest - 1)) {
+      this.#hand = this.#hand + 1 === ACCOUNTS ? 0 : this.#hand + 1;
+      return;
+    }
+    const entry = this.#forgetOldest(this.#hand);
+    this.#words[entry * ENTRY_WORDS + OLDER] = this.#free;
+    this.#free = entry + 1;
+  }
+
+  /** Takes the oldest entry of an account that has any out of its account and its chain. */
+  #forgetOldest(account: number): number {
+    const entry = this.#oldest[account]! - 1;
+    const at = entry * ENTRY_WORDS;
+    const newer = this.#words[at + NEWER]!;
+    this.#oldest[account] = newer;
+    if (newer === 0) this.#newest[account] = 0;
+    this.#hold(account, -1);
+    const older = this.#words[at + OLDER]!;
     const chain = this.#chainOf(entry);
     let younger = this.#chains[chain]! - 1;
     if (younger === entry) {
-      this.#chains[chain] = 0;
-      return;
+      this.#chains[chain] = older;
+      return entry;
     }
-    while (this.#older[younger] !== entry + 1) younger = this.#older[younger]! - 1;
-    this.#older[younger] = 0;
+    while (this.#words[younger * ENTRY_WORDS + OLDER] !== entry + 1) {
+      younger = this.#words[younger * ENTRY_WORDS + OLDER]! - 1;
+    }
+    this.#words[younger * ENTRY_WORDS + OLDER] = older;
+    return entry;
+  }
+
+  /** Notes that an account holds one more, or one less. */
+  #hold(account: number, change: number): void {
+    const before = this.#held[account]!;
+    const now = before + change;
+    this.#held[account] = now;
+    if (before === 0) this.#accounts++;
+    else this.#unlist(account, before);
+    if (now === 0) this.#accounts--;
+    else this.#list(account, now);
+    if (now > this.#most) this.#most = now;
+    else if (before === this.#most && this.#holders[before] === 0) this.#most = now;
+  }
+
+  #list(account: number, held: number): void {
+    const next = this.#holders[held]!;
+    this.#holders[held] = account + 1;
+    this.#nextHolder[account] = next;
+    this.#previousHolder[account] = 0;
+    if (next !== 0) this.#previousHolder[next - 1] = account + 1;
+  }
+
+  #unlist(account: number, held: number): void {
+    const next = this.#nextHolder[account]!;
+    const previous = this.#previousHolder[account]!;
+    if (previous === 0) this.#holders[held] = next;
+    else this.#nextHolder[previous - 1] = next;
+    if (next !== 0) this.#previousHolder[next - 1] = previous;
+  }
+
+  #hashSource(source: number): number {
+    let hash = this.#seed;
+    for (let i = 0; i < SOURCE_WORDS; i++) hash = mix(hash, this.#io.getInt32(source + 4 * i));
+    return hash;
+  }
+
+  #account(hash: number, proven: boolean): number {
+    const folded = hash ^ hash >>> 15;
+    return proven
+      ? folded & (PROVEN_ACCOUNTS - 1)
+      : PROVEN_ACCOUNTS + (folded & (UNPROVEN_ACCOUNTS - 1));
   }
 
   #chainOf(entry: number): number {

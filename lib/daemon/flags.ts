@@ -26,6 +26,8 @@ export const DAEMON_FLAGS = {
   engine: oneOf("NAME", "auto", ENGINE_NAMES, "how datagrams are moved: auto, datagram or syscall"),
   allow: networks("CIDR,...", "answer only these networks; needed where --host is no loopback"),
   anyone: on("answer everybody who can reach the socket"),
+  unvalidated: on("answer at any length who has not proven its address"),
+  "low-ports": on("answer senders with a port below 1024"),
   strict: on("refuse reads and writes that are not inside one live allocation"),
   "replay-cache": count("N", DEFAULT_ENTRIES, [1, MAX_ENTRIES], "replies remembered for repeats"),
   "receive-buffer": size(

@@ -56,6 +56,8 @@ async function main(args: readonly string[]): Promise<number> {
     hostname: host,
     port: values.port,
     allow,
+    unvalidated: values.unvalidated,
+    lowPorts: values["low-ports"],
     memory: values.memory,
     strict: values.strict,
     replayCache: values["replay-cache"],

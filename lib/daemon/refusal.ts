@@ -13,6 +13,9 @@ export const Refusal = {
   badWord: 8,
   unknownMethod: 9,
   tooLong: 10,
+  unproven: 11,
+  staleEpoch: 12,
+  tagReused: 13,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -29,6 +32,9 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   badWord: ERRNO.EINVAL,
   unknownMethod: ERRNO.ENOSYS,
   tooLong: ERRNO.EMSGSIZE,
+  unproven: ERRNO.EPERM,
+  staleEpoch: ERRNO.ESTALE,
+  tagReused: ERRNO.EINVAL,
 };
 
 /** Refusal -> errno, indexed by the refusal's number. */

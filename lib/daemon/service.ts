@@ -11,6 +11,7 @@ import {
   decodeRequest,
   encodeReplyHead,
   FIELD,
+  FIRST_VERSION,
   Flag,
   MAX_DATAGRAM,
   METHODS,
@@ -18,15 +19,31 @@ import {
   REPLY_BODY,
   REPLY_HEAD,
   Request,
+  SESSION,
+  SESSION_REPLY_BODY,
   setField,
   Word,
   wordAt,
 } from "../protocol/wire.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
-import { DuplicateRequestCache, NO_ROOM, UNSEEN } from "./duplicate_request_cache.ts";
+import { ReplyBudget } from "./reply_budget.ts";
+import { Tokens } from "./token.ts";
+import { isLoopbackSource } from "../system/address.ts";
+import {
+  DuplicateRequestCache,
+  NO_ROOM,
+  OTHER_REQUEST,
+  UNSEEN,
+} from "./duplicate_request_cache.ts";
 
 /** No datagram goes back. A reply of 0 bytes does: it is how a classic read is refused. */
 export const NO_REPLY = -1;
+
+/**
+ * So many times the bytes of a datagram may go back to a sender that has not proven its address
+ * (RFC 9000, section 8.1).
+ */
+export const AMPLIFICATION = 3;
 
 /** Replies that one datagram can carry: at the least, each is a head. */
 const MAX_REPLIES = Math.floor(MAX_DATAGRAM / REPLY_HEAD);
@@ -37,7 +54,6 @@ const READ = METHODS.read.opcode;
 const WRITE = METHODS.write.opcode;
 const REALLOC = METHODS.realloc.opcode;
 const CAS = METHODS.cas.opcode;
-const ADD = METHODS.add.opcode;
 const HELLO = METHODS.hello.opcode;
 
 /** What an operator decides, and what a daemon's threads share: plain data, and arrays over shared memory. */
@@ -46,6 +62,10 @@ export interface ServiceOptions {
   allow?: readonly string[] | undefined;
   /** Replies that the duplicate request cache remembers. */
   replayCache: number;
+  /** Answer at any length who has not proven its address. */
+  unvalidated?: boolean | undefined;
+  /** Admit senders with a port below 1024. */
+  lowPorts?: boolean | undefined;
   counters: Counters;
   /** `clock[0]` is the time in seconds; whoever runs the service advances it. */
   clock: Int32Array;
@@ -66,19 +86,38 @@ export class Service {
   readonly #io: DataView;
   readonly #admission: Admission;
   readonly #cache: DuplicateRequestCache;
-  /** A new one at each start, so that a client can tell that its pointers are gone. */
+  readonly #tokens: Tokens;
+  /** For admitted networks: what who has proven nothing may be sent all the same. */
+  readonly #budget: ReplyBudget | undefined;
+  readonly #unvalidated: boolean;
+  /** A new one at each start, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Uint32Array;
   readonly #request = new Request();
   /** Of the request that was executed last: bytes of the reply's body. */
   #bodyLength = 0;
+  /**
+   * Whether the sender of the datagram that was served last has proven its address, 1 or 0: by its
+   * token, or because it is this host. Whoever has not may be a forger's victim.
+   */
+  proven = 0;
+  /** Of this datagram: the longest reply, and why one is refused that is longer. */
+  #limit = 0;
+  #overLimit: Refusal = Refusal.none;
+  /** Of this datagram: where a request may carry a session, and whether its epoch is another. */
+  #first = 0;
+  #stale = false;
 
   constructor(options: ServiceOptions, { heap, io, port }: Workplace) {
     this.heap = heap;
     this.counters = options.counters;
     this.#io = new DataView(io.buffer);
-    this.#admission = new Admission(options.allow, port);
+    this.#admission = new Admission(options.allow, port, options.lowPorts);
     this.#cache = new DuplicateRequestCache(options.replayCache, io, options.clock, this.counters);
+    this.#tokens = new Tokens(io, options.clock);
+    this.#budget = options.allow && new ReplyBudget(io, options.clock);
+    this.#unvalidated = options.unvalidated ?? false;
     this.#epoch = crypto.getRandomValues(new Uint32Array(2));
+    this.#epoch[1]! |= 1;
   }
 
   /**
@@ -92,11 +131,49 @@ export class Service {
       return NO_REPLY;
     }
     const word = length < FIELD ? Word.unknown : wordAt(this.#io, at);
-    if (word === Word.classic) return this.#classic(at, length, replyAt);
-    if (word === Word.tagged) return this.#tagged(at, length, replyAt, source);
+    if (word === Word.classic || word === Word.tagged) {
+      this.#judge(at, length, word, source);
+      const reply = word === Word.classic
+        ? this.#classic(at, length, replyAt)
+        : this.#tagged(at, length, replyAt, source);
+      this.#account(reply - AMPLIFICATION * length, source);
+      return reply;
+    }
     this.#refuse(length < FIELD ? Refusal.truncated : Refusal.unknownMethod);
     this.counters[Counter.silent]!++;
     return NO_REPLY;
+  }
+
+  /** Finds out what holds for a whole datagram: who sent it, what may go back, and its epoch. */
+  #judge(at: number, length: number, word: Word, source: number): void {
+    const hasSession = word === Word.tagged && length >= FIELD + SESSION &&
+      (this.#io.getUint8(at + 6) & Flag.session) !== 0;
+    this.#first = at;
+    this.#stale = hasSession && this.#isStale(at + FIELD);
+    const proven = isLoopbackSource(this.#io, source) ||
+      hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
+    this.proven = proven ? 1 : 0;
+    this.#limit = MAX_DATAGRAM;
+    if (!proven && !this.#unvalidated) {
+      const budget = this.#budget === undefined ? 0 : this.#budget.left(source);
+      this.#limit = Math.min(AMPLIFICATION * length + budget, MAX_DATAGRAM);
+    }
+    this.#overLimit = this.#limit < MAX_DATAGRAM ? Refusal.unproven : Refusal.tooLong;
+  }
+
+  /** Whether the epoch at `at` is that of another incarnation; 0 is none. */
+  #isStale(at: number): boolean {
+    const high = this.#io.getInt32(at);
+    const low = this.#io.getInt32(at + 4);
+    if ((high | low) === 0) return false;
+    return ((high ^ this.#epoch[0]!) | (low ^ this.#epoch[1]!)) !== 0;
+  }
+
+  /** Takes what went back beyond the threefold out of the sender's budget. */
+  #account(excess: number, source: number): void {
+    if (excess > 0 && this.proven === 0 && this.#budget !== undefined) {
+      this.#budget.spend(source, excess);
+    }
   }
 
   /** Sections 4 and 5 of the paper; what it leaves open is settled in docs/protocol.md. */
@@ -104,7 +181,7 @@ export class Service {
     const request = this.#request;
     this.#bodyLength = 0;
     const refusal = decodeRequest(this.#io, at, length, request) === Decoded.whole
-      ? this.#execute(request, replyAt, MAX_DATAGRAM)
+      ? this.#execute(request, replyAt, this.#limit)
       : this.#refuse(Refusal.truncated);
     if (request.opcode === READ) return this.#bodyLength;
     if (request.opcode === MALLOC) {
@@ -122,7 +199,7 @@ export class Service {
    */
   #tagged(at: number, length: number, replyAt: number, source: number): number {
     const end = at + length;
-    const limit = replyAt + MAX_DATAGRAM;
+    const limit = replyAt + this.#limit;
     let reply = replyAt;
     let owed = REPLY_HEAD * Math.min(this.#countTagged(at, end), MAX_REPLIES);
     while (owed > 0) {
@@ -148,29 +225,39 @@ export class Service {
   /** Answers one tagged request within `room` bytes and returns the length of the reply. */
   #answer(at: number, available: number, replyAt: number, room: number, source: number): number {
     const request = this.#request;
-    let refusal = this.#check(decodeRequest(this.#io, at, available, request));
-    const once = refusal === Refusal.none && request.opcode !== READ && request.opcode !== HELLO;
+    let refusal = this.#check(at, decodeRequest(this.#io, at, available, request));
+    const once = refusal === Refusal.none && request.opcode !== READ && request.opcode !== HELLO &&
+      (request.opcode !== FREE || request.pointer !== NULL);
+    let digest = 0;
     if (once) {
-      const recalled = this.#cache.recall(source, at, replyAt, room);
-      if (recalled === NO_ROOM) refusal = this.#refuse(Refusal.tooLong);
+      digest = this.#cache.digest(at, request);
+      const recalled = this.#cache.recall(source, at, digest, replyAt, room);
+      if (recalled === NO_ROOM) refusal = this.#refuse(this.#overLimit);
+      else if (recalled === OTHER_REQUEST) refusal = this.#refuse(Refusal.tagReused);
       else if (recalled !== UNSEEN) return recalled;
     }
     this.#bodyLength = 0;
     if (refusal === Refusal.none) {
-      refusal = this.#execute(request, replyAt + REPLY_HEAD, room - REPLY_HEAD);
+      refusal = request.opcode === HELLO
+        ? this.#hello(replyAt + REPLY_HEAD, room - REPLY_HEAD, source)
+        : this.#execute(request, replyAt + REPLY_HEAD, room - REPLY_HEAD);
     }
     encodeReplyHead(this.#io, replyAt, request, ERRNO_OF[refusal]!, this.#bodyLength);
-    // What had no room was not executed: it is not remembered, so that the client may send it again.
-    if (once && refusal !== Refusal.tooLong) this.#cache.remember(source, replyAt);
+    // What was refused has changed nothing, and need not be kept from happening twice.
+    if (once && refusal === Refusal.none) {
+      this.#cache.remember(source, this.proven !== 0, digest, replyAt);
+    }
     return REPLY_HEAD + this.#bodyLength;
   }
 
-  /** Whether a tagged request may be executed, as far as its bytes tell. */
-  #check(decoded: Decoded): Refusal {
+  /** Whether a tagged request may be executed, as far as its bytes and its datagram tell. */
+  #check(at: number, decoded: Decoded): Refusal {
     if (decoded === Decoded.unknownMethod) return this.#refuse(Refusal.unknownMethod);
     if (decoded === Decoded.truncated) return this.#refuse(Refusal.truncated);
-    const { flags, status } = this.#request;
-    return flags === Flag.tagged && status === 0 ? Refusal.none : this.#refuse(Refusal.badWord);
+    const { flags, status, opcode } = this.#request;
+    const allowed = at === this.#first ? flags & ~Flag.session : flags;
+    if (allowed !== Flag.tagged || status !== 0) return this.#refuse(Refusal.badWord);
+    return this.#stale && opcode !== HELLO ? this.#refuse(Refusal.staleEpoch) : Refusal.none;
   }
 
   /**
@@ -179,7 +266,7 @@ export class Service {
    */
   #execute(request: Request, body: number, room: number): Refusal {
     this.counters[REQUESTS + request.opcode]!++;
-    if (room < REPLY_BODY[request.opcode]!) return this.#refuse(Refusal.tooLong);
+    if (room < REPLY_BODY[request.opcode]!) return this.#refuse(this.#overLimit);
     switch (request.opcode) {
       case MALLOC:
         return this.#address(request, this.heap.malloc(request), body);
@@ -189,7 +276,7 @@ export class Service {
         return this.#refuse(refusal);
       }
       case READ: {
-        if (request.length > room) return this.#refuse(Refusal.tooLong);
+        if (request.length > room) return this.#refuse(this.#overLimit);
         const refusal = this.heap.read(request, body);
         if (refusal === Refusal.none) this.#bodyLength = request.length;
         return this.#refuse(refusal);
@@ -200,10 +287,8 @@ export class Service {
         return this.#address(request, this.heap.realloc(request), body);
       case CAS:
         return this.#old(this.heap.cas(request, request.rest, body));
-      case ADD:
-        return this.#old(this.heap.add(request, request.rest, body));
       default:
-        return this.#hello(body);
+        return this.#old(this.heap.add(request, request.rest, body));
     }
   }
 
@@ -231,14 +316,23 @@ export class Service {
     return this.#refuse(refusal);
   }
 
-  #hello(body: number): Refusal {
+  /** Whom the client talks to and, in a session, its token and its share of the cache. */
+  #hello(body: number, room: number, source: number): Refusal {
+    this.counters[REQUESTS + HELLO]!++;
+    const inSession = (this.#request.flags & Flag.session) !== 0;
+    const length = inSession ? SESSION_REPLY_BODY[HELLO]! : REPLY_BODY[HELLO]!;
+    if (room < length) return this.#refuse(this.#overLimit);
     this.#io.setUint32(body, this.#epoch[0]!);
     this.#io.setUint32(body + 4, this.#epoch[1]!);
     setField(this.#io, body + FIELD, this.heap.base);
     setField(this.#io, body + 2 * FIELD, this.heap.size);
     setField(this.#io, body + 3 * FIELD, MAX_DATAGRAM);
-    setField(this.#io, body + 4 * FIELD, PROTOCOL_VERSION);
-    this.#bodyLength = REPLY_BODY[HELLO]!;
+    setField(this.#io, body + 4 * FIELD, inSession ? PROTOCOL_VERSION : FIRST_VERSION);
+    if (inSession) {
+      this.#tokens.write(source, body + 5 * FIELD);
+      setField(this.#io, body + 6 * FIELD, this.#cache.share(source, this.proven !== 0));
+    }
+    this.#bodyLength = length;
     return Refusal.none;
   }
 

@@ -4,24 +4,30 @@
  */
 
 export const ERRNO = {
+  EPERM: 1,
+  EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,
   EFAULT: 14,
   EINVAL: 22,
   ENOSYS: 38,
   EMSGSIZE: 90,
+  ESTALE: 116,
 } as const;
 
 /** The names, as POSIX has them. */
 export type ErrnoName = keyof typeof ERRNO;
 
 const ERRNO_TEXT: Readonly<Record<ErrnoName, string>> = {
+  EPERM: "the daemon wants proof of the sender's address first",
+  EAGAIN: "too much work at once; try again",
   ENOMEM: "out of memory",
   EACCES: "not inside one live allocation",
   EFAULT: "bad address",
   EINVAL: "invalid argument",
   ENOSYS: "not supported by this daemon",
   EMSGSIZE: "too long for one datagram",
+  ESTALE: "the daemon was restarted since",
 };
 
 /** The name and the words of an errno; a number that the protocol does not know is shown as it is. */

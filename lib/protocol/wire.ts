@@ -16,6 +16,15 @@
  *     +-------+-------+-------+-------+-------+-------+-------+-------+
  *
  * A classic reply is a bare pointer or bare data; a tagged one is word, body length and body.
+ *
+ * The first request of a tagged datagram may carry the session flag, and between its word and its fields
+ * what then holds for all of the datagram: the epoch that its pointers belong to, and the token by which
+ * the sender proves its address; 0 for neither.
+ *
+ *     0       8       16      24
+ *     +-------+-------+-------+------ - - -
+ *     | word  | epoch | token | field ...
+ *     +-------+-------+-------+------ - - -
  */
 
 export const DEFAULT_PORT = 8081;
@@ -26,13 +35,18 @@ export const FIELD = 8;
 /** The largest payload that UDP over IPv4 can carry (RFC 768, RFC 791): 65,535 - 20 - 8 bytes. */
 export const MAX_DATAGRAM = 65507;
 
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
+
+/** What hello says without the session flag, as it did before there was one. */
+export const FIRST_VERSION = 1;
 
 /** What follows the method word of a request, and what comes back, in order. */
 interface Layout {
   readonly opcode: number;
   readonly request: readonly Part[];
   readonly reply: readonly Part[];
+  /** What the reply to a request with the session flag has on top. */
+  readonly session?: readonly Part[];
 }
 
 /** A pointer, a length and a value are one field each; data is as long as the length before it says. */
@@ -58,17 +72,25 @@ export const METHODS: Readonly<Record<MethodName, Layout>> = {
   realloc: { opcode: 4, request: ["pointer", "length"], reply: ["pointer"] },
   cas: { opcode: 5, request: ["pointer", "value", "value"], reply: ["value"] },
   add: { opcode: 6, request: ["pointer", "value"], reply: ["value"] },
-  hello: { opcode: 7, request: [], reply: ["value", "pointer", "length", "length", "value"] },
+  hello: {
+    opcode: 7,
+    request: [],
+    reply: ["value", "pointer", "length", "length", "value"], // epoch, base, size, largest, version
+    session: ["value", "value"], // token, share
+  },
 };
 
 /** The highest opcode that a classic word may carry: those of the paper. */
 const LAST_CLASSIC = METHODS.write.opcode;
 
 /** Bits of the flags byte; all others must be 0. */
-export const Flag = { tagged: 0x01, reply: 0x80 } as const;
+export const Flag = { tagged: 0x01, session: 0x02, reply: 0x80 } as const;
 
 /** What a tagged reply has, beside flags that a malformed request may have brought. */
 const ANSWERED = Flag.tagged | Flag.reply;
+
+/** Epoch and token: what comes between the word and the fields of a request with the session flag. */
+export const SESSION = 2 * FIELD;
 
 /** Word and body length: what every tagged reply begins with. */
 export const REPLY_HEAD = 2 * FIELD;
@@ -87,7 +109,10 @@ const CARRIES_DATA = new Uint8Array(OPCODES);
 /** By opcode: bytes that the fields of a reply take; data comes on top. */
 export const REPLY_BODY = new Uint8Array(OPCODES);
 
-for (const { opcode, request, reply } of Object.values(METHODS)) {
+/** By opcode: the same of the reply to a request with the session flag. */
+export const SESSION_REPLY_BODY = new Uint8Array(OPCODES);
+
+for (const { opcode, request, reply, session = [] } of Object.values(METHODS)) {
   let at = FIELD;
   for (const part of request) {
     if (part === "pointer") POINTER_AT[opcode] = at;
@@ -97,6 +122,7 @@ for (const { opcode, request, reply } of Object.values(METHODS)) {
   }
   HEAD[opcode] = at;
   REPLY_BODY[opcode] = FIELD * reply.filter((part) => part !== "data").length;
+  SESSION_REPLY_BODY[opcode] = REPLY_BODY[opcode]! + FIELD * session.length;
 }
 if (HEAD.includes(0)) {
   throw new Error("Cannot derive the protocol: opcodes must be 0, 1, 2 and so on, one method each");
@@ -124,6 +150,8 @@ export class Request {
   /** Doubles: from 2^53 on they are rounded, and beyond every bound that they are checked against. */
   pointer = 0;
   length = 0;
+  /** Where the fields begin, after the word and what a session brings. */
+  fields = 0;
   /** Where the parts after the pointer begin: the data of a write, the values of cas and add. */
   rest = 0;
   /** Bytes of the whole request, so that the next one of a datagram starts here. */
@@ -151,13 +179,16 @@ export function decodeRequest(
   request.status = low >>> 16;
   request.tag = bytes.getInt32(at);
   if (opcode >= OPCODES) return Decoded.unknownMethod;
-  const head = HEAD[opcode]!;
+  const shift = (request.flags & Flag.session) === 0 ? 0 : SESSION;
+  const head = HEAD[opcode]! + shift;
   if (available < head) return Decoded.truncated;
   const pointerAt = POINTER_AT[opcode]!;
   const lengthAt = LENGTH_AT[opcode]!;
-  request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, at + pointerAt);
-  request.length = lengthAt === 0 ? 0 : fieldAt(bytes, at + lengthAt);
-  request.rest = at + (CARRIES_DATA[opcode] === 0 ? pointerAt + FIELD : head);
+  const shifted = at + shift;
+  request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, shifted + pointerAt);
+  request.length = lengthAt === 0 ? 0 : fieldAt(bytes, shifted + lengthAt);
+  request.fields = shifted + FIELD;
+  request.rest = CARRIES_DATA[opcode] === 0 ? shifted + pointerAt + FIELD : at + head;
   request.size = head;
   if (CARRIES_DATA[opcode] !== 0) {
     if (request.length > available - head) return Decoded.truncated;
@@ -166,25 +197,36 @@ export function decodeRequest(
   return Decoded.whole;
 }
 
+/** What the first request of a datagram says for all of it; 0 where there is nothing to say. */
+export interface Session {
+  epoch: bigint;
+  token: bigint;
+}
+
 /**
  * The twin of `decodeRequest`: writes the request of a client at `at` and returns its length in bytes.
- * `fields` are those of METHODS in order; `tag` makes it a tagged request. Data lengths are the caller's.
+ * `fields` are those of METHODS in order; `tag` makes it a tagged request, `session` one with the session
+ * flag. Data lengths are the caller's.
  */
 export function encodeRequest(
   bytes: DataView,
   at: number,
   method: MethodName,
   fields: readonly bigint[],
-  { tag, data }: { tag?: number; data?: Uint8Array } = {},
+  { tag, data, session }: { tag?: number; data?: Uint8Array; session?: Session } = {},
 ): number {
   const { opcode } = METHODS[method];
+  const flags = (tag === undefined ? 0 : Flag.tagged) | (session === undefined ? 0 : Flag.session);
   bytes.setUint32(at, tag ?? 0);
-  bytes.setUint32(at + 4, (tag === undefined ? 0 : Flag.tagged << 8) | opcode);
-  fields.forEach((field, i) => bytes.setBigUint64(at + FIELD * (i + 1), field));
-  const head = FIELD * (fields.length + 1);
-  if (data === undefined) return head;
-  new Uint8Array(bytes.buffer, bytes.byteOffset).set(data, at + head);
-  return head + data.length;
+  bytes.setUint32(at + 4, flags << 8 | opcode);
+  let end = at + FIELD;
+  for (const field of session === undefined ? fields : [session.epoch, session.token, ...fields]) {
+    bytes.setBigUint64(end, field);
+    end += FIELD;
+  }
+  if (data === undefined) return end - at;
+  new Uint8Array(bytes.buffer, bytes.byteOffset).set(data, end);
+  return end + data.length - at;
 }
 
 /** What `decodeReply` found. */

@@ -5,6 +5,9 @@ import {
   LIFETIME_SECONDS,
   MAX_ENTRIES,
   NO_ROOM,
+  OTHER_REQUEST,
+  PROVEN_ACCOUNTS,
+  UNPROVEN_ACCOUNTS,
   UNSEEN,
 } from "../../lib/daemon/duplicate_request_cache.ts";
 import { writeSource } from "../../lib/system/address.ts";
@@ -35,27 +38,39 @@ class Harness {
     this.from("127.0.0.1", 40000);
   }
 
+  /** Of what is remembered from now on: whether its sender has proven its address. */
+  proven = true;
+
+  get account(): number {
+    return this.cache.accountOf(SOURCE, this.proven);
+  }
+
+  get share(): number {
+    return this.cache.share(SOURCE, this.proven);
+  }
+
   from(hostname: string, port: number): void {
     writeSource(this.#view, SOURCE, hostname, port);
   }
 
-  remember(reply: string): void {
+  remember(reply: string, digest = 0): void {
     this.#bytes.set(Uint8Array.fromHex(reply), GIVEN);
-    this.cache.remember(SOURCE, GIVEN);
+    this.cache.remember(SOURCE, this.proven, digest, GIVEN);
   }
 
   /** The reply; undefined if the request with this tag was not seen. */
-  recall(tag: number): string | undefined {
+  recall(tag: number, flags = 0x01): string | undefined {
     this.#view.setUint32(REQUEST, tag);
+    this.#view.setUint32(REQUEST + 4, flags << 8);
     this.#bytes.fill(0xa5, RECALLED, RECALLED + 64);
-    const length = this.cache.recall(SOURCE, REQUEST, RECALLED, 24);
+    const length = this.cache.recall(SOURCE, REQUEST, 0, RECALLED, 24);
     assertEquals(this.#bytes[RECALLED + length], 0xa5, "writes no more than it returns");
     return length === UNSEEN ? undefined : this.#bytes.slice(RECALLED, RECALLED + length).toHex();
   }
 
-  recallIn(tag: number, room: number): number {
+  recallIn(tag: number, room: number, digest = 0): number {
     this.#view.setUint32(REQUEST, tag);
-    return this.cache.recall(SOURCE, REQUEST, RECALLED, room);
+    return this.cache.recall(SOURCE, REQUEST, digest, RECALLED, room);
   }
 }
 
@@ -153,44 +168,147 @@ Deno.test("DuplicateRequestCache refuses a number of entries that it cannot have
   }
 });
 
-/** What the cache ought to do, told naively. */
+Deno.test("recall() gives the reply with the flags of the request that asks", () => {
+  const harness = new Harness(4);
+  harness.remember(word(7, ADD, { flags: 0x83 }) + fields(8, 5));
+  assertEquals(harness.recall(7), reply(7, 5));
+  assertEquals(harness.recall(7, 0x03), word(7, ADD, { flags: 0x83 }) + fields(8, 5));
+});
+
+Deno.test("recall() knows a tag that is used for another request by its digest", () => {
+  const harness = new Harness(4);
+  harness.remember(reply(7, 1), 1234);
+  assertEquals(harness.recallIn(7, 24, 1234), 24);
+  assertEquals(harness.recallIn(7, 24, 1235), OTHER_REQUEST);
+});
+
+Deno.test("remember() lets no source push out another's entries before its own share", () => {
+  const harness = new Harness(64);
+  harness.from("192.0.2.1", 1024);
+  const victim = harness.account;
+  for (let tag = 0; tag < 8; tag++) harness.remember(reply(tag, tag));
+  const accounts = new Set([victim]);
+  for (let port = 2000; accounts.size < 8; port++) {
+    harness.from("192.0.2.2", port);
+    if (accounts.has(harness.account)) continue;
+    accounts.add(harness.account);
+    for (let tag = 0; tag < 1000; tag++) harness.remember(reply(tag, tag));
+  }
+  harness.from("192.0.2.1", 1024);
+  assertEquals(harness.share, 8);
+  for (let tag = 0; tag < 8; tag++) assertEquals(harness.recall(tag), reply(tag, tag));
+});
+
+Deno.test("remember() gives a source that is alone the whole cache", () => {
+  const harness = new Harness(64);
+  assertEquals(harness.share, 64);
+  for (let tag = 0; tag < 64; tag++) harness.remember(reply(tag, tag));
+  for (let tag = 0; tag < 64; tag++) assertEquals(harness.recall(tag), reply(tag, tag));
+  harness.from("192.0.2.2", 2000);
+  assertEquals(harness.share, 32);
+});
+
+Deno.test("remember() holds all who have proven nothing to a few accounts", () => {
+  const entries = 4096;
+  const harness = new Harness(entries);
+  const share = Math.floor(entries / (UNPROVEN_ACCOUNTS + 1));
+  for (let tag = 0; tag < share; tag++) harness.remember(reply(tag, tag));
+  harness.proven = false;
+  for (let port = 1024; port < 20_000; port++) {
+    harness.from("192.0.2.2", port);
+    harness.remember(reply(1, port));
+  }
+  harness.proven = true;
+  harness.from("127.0.0.1", 40000);
+  assertEquals(harness.share, share);
+  for (let tag = 0; tag < share; tag++) assertEquals(harness.recall(tag), reply(tag, tag));
+});
+
+Deno.test("share() no longer counts who has been silent for a minute", () => {
+  const harness = new Harness(1000);
+  for (let port = 1024; port < 1034; port++) {
+    harness.from("192.0.2.2", port);
+    harness.remember(reply(1, 1));
+  }
+  harness.clock[0] = LIFETIME_SECONDS;
+  harness.from("192.0.2.1", 40000);
+  for (let tag = 0; tag < 5000; tag++) harness.remember(reply(tag, tag));
+  assertEquals(harness.share, 1000);
+});
+
+/** An entry, as a naive model keeps it. */
+interface Entry {
+  readonly key: string;
+  readonly account: number;
+  readonly reply: string;
+  readonly second: number;
+}
+
+/** What the cache ought to do, told naively: the last word on which entry goes. */
 class Model {
-  readonly #replies: { key: string; reply: string; second: number }[] = [];
+  #entries: Entry[] = [];
+  /** By account: when it last came to hold as many as it does. */
+  readonly #moved = new Map<number, number>();
+  #moves = 0;
+  #hand = 0;
   evictions = 0;
 
-  constructor(readonly entries: number) {}
+  constructor(readonly room: number, readonly accounts: number) {}
 
   recall(key: string, now: number): string | undefined {
-    const newest = this.#replies.findLast((entry) => entry.key === key);
+    const newest = this.#entries.findLast((entry) => entry.key === key);
     return newest !== undefined && now - newest.second < 60 ? newest.reply : undefined;
   }
 
-  remember(key: string, reply: string, now: number): void {
-    this.#replies.push({ key, reply, second: now });
-    if (this.#replies.length <= this.entries) return;
-    if (now - this.#replies.shift()!.second < 60) this.evictions++;
+  remember(key: string, account: number, reply: string, now: number): void {
+    const oldest = this.#entries.find((entry) => entry.account === this.#hand);
+    if (oldest !== undefined && now - oldest.second >= 60) this.#remove(oldest);
+    else this.#hand = (this.#hand + 1) % this.accounts;
+    if (this.#entries.length === this.room) {
+      const victim = this.#longest(account);
+      const oldest = this.#entries.find((entry) => entry.account === victim)!;
+      if (now - oldest.second < 60) this.evictions++;
+      this.#remove(oldest);
+    }
+    this.#entries.push({ key, account, reply, second: now });
+    this.#moved.set(account, this.#moves++);
+  }
+
+  #remove(entry: Entry): void {
+    this.#entries = this.#entries.filter((other) => other !== entry);
+    this.#moved.set(entry.account, this.#moves++);
+  }
+
+  #longest(own: number): number {
+    const counts = new Map<number, number>();
+    for (const { account } of this.#entries) counts.set(account, (counts.get(account) ?? 0) + 1);
+    const most = Math.max(...counts.values());
+    if (counts.get(own) === most) return own;
+    return [...counts.keys()].filter((account) => counts.get(account) === most)
+      .reduce((a, b) => this.#moved.get(a)! > this.#moved.get(b)! ? a : b);
   }
 }
 
-for (const entries of [1, 2, 3, 5, 100]) {
+for (const entries of [1, 2, 3, 5, 40]) {
   Deno.test(`DuplicateRequestCache does what a naive model does with room for ${entries}`, () => {
     for (const seed of [1, 2, 3]) {
       const random = new Random(seed);
       const harness = new Harness(entries);
-      const model = new Model(entries);
-      for (let step = 0; step < 3000; step++) {
+      const model = new Model(entries, PROVEN_ACCOUNTS + UNPROVEN_ACCOUNTS);
+      for (let step = 0; step < 6000; step++) {
         const context = `seed ${seed}, step ${step}`;
-        if (random.chance(0.1)) harness.clock[0]! += random.below(50);
+        if (random.chance(0.05)) harness.clock[0]! += random.below(50);
         const tag = random.below(entries + 2);
-        const hostname = random.pick(["127.0.0.1", "127.0.0.2", "::1"]);
-        const key = `${hostname} ${tag}`;
-        harness.from(hostname, 40000);
+        const port = 40000 + (random.chance(0.5) ? 0 : random.below(9));
+        const key = `${port} ${tag}`;
+        harness.from("127.0.0.1", port);
+        harness.proven = port % 3 !== 0;
         const recalled = harness.recall(tag);
         assertEquals(recalled, model.recall(key, harness.clock[0]!), context);
         if (recalled !== undefined && random.chance(0.9)) continue;
-        const fresh = random.chance(0.5) ? reply(tag, step) : word(tag, FREE) + fields(0);
+        const fresh = random.chance(0.5) ? reply(tag, step) : head(tag, FREE, 0, 0);
         harness.remember(fresh);
-        model.remember(key, fresh, harness.clock[0]!);
+        model.remember(key, harness.account, fresh, harness.clock[0]!);
         assertEquals(harness.counters[Counter.evictions], model.evictions, context);
       }
     }
