@@ -47,6 +47,8 @@ interface Event {
 
 /** The address of all clients; the daemon tells them apart by their ports. */
 const HOST = "10.0.0.1";
+/** Admitted, so that clients need no token to be answered at length. */
+export const NETWORK = ["10.0.0.0/8"];
 
 export class Simulation implements Clock {
   weather: Weather;
@@ -63,7 +65,7 @@ export class Simulation implements Clock {
   constructor(seed: number, weather: Weather, daemon: BoxOptions) {
     this.#random = new Random(seed);
     this.weather = weather;
-    this.daemon = new Box(daemon);
+    this.daemon = new Box({ allow: NETWORK, ...daemon });
   }
 
   now(): number {

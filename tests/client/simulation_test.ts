@@ -8,7 +8,7 @@ import { Counter, REQUESTS } from "../../lib/daemon/counters.ts";
 import { GRAIN } from "../../lib/heap/heap.ts";
 import { NoReplyError, RefusedError, Remote } from "../../lib/client/remote.ts";
 import { DEFAULT_ENTRIES } from "../../lib/daemon/duplicate_request_cache.ts";
-import { FAIR, FOUL, Simulation, type Weather } from "./simulation.ts";
+import { FAIR, FOUL, NETWORK, Simulation, type Weather } from "./simulation.ts";
 import { Box, fields, Random } from "../testing.ts";
 
 /** So long that a call fails if a hundred datagrams in a row are lost: never. */
@@ -300,7 +300,7 @@ Deno.test("Remote tells by the epoch when the daemon was restarted", async () =>
 
   // It is down for longer than any datagram takes: what was sent before does not reach the next one.
   simulation.daemon = undefined;
-  const daemon = new Box(DAEMON);
+  const daemon = new Box({ allow: NETWORK, ...DAEMON });
   simulation.after(1000, () => simulation.daemon = daemon);
   const blocks = await simulation.run(
     Promise.all(clients.map((remote) => Promise.all(mallocs(remote, 20)))),

@@ -16,7 +16,6 @@ import { Counter, type Counters } from "../counters.ts";
 import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
-import { isLoopbackSource } from "../../system/address.ts";
 import {
   Arena,
   Errno,
@@ -187,12 +186,8 @@ class Loop {
   #answer(at: number, length: number, peer: number): void {
     const replyLength = this.#service.serve(at, length, this.#outgoing.room(), peer);
     if (replyLength === NO_REPLY) return;
-    this.#outgoing.add(replyLength, this.#socketFor(peer), peer);
-  }
-
-  #socketFor(peer: number): number {
-    if (this.#proven === this.#unproven) return this.#proven;
-    return isLoopbackSource(this.#arena.view, peer) ? this.#proven : this.#unproven;
+    const socket = this.#service.proven === 0 ? this.#unproven : this.#proven;
+    this.#outgoing.add(replyLength, socket, peer);
   }
 }
 
