@@ -7,14 +7,15 @@
  *
  *     0                           7   8   9      11  12  13  14  15
  *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+
- *     |          source           |tag|wrd| body  |dig|sec|old|new|acc|
+ *     |          source           |tag|wrd| body  |dig|sec|old|new|hsh|
  *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+
  *
- *     wrd   the second half of the reply's word, with the body's length in place of the flags
+ *     wrd   the reply's body length, 8 bits, and its opcode; its status is 0
  *     dig   a digest of the request, by which a tag that is used for another one is known
  *     sec   one more than the second in which it was remembered; 0 in an entry that is free
  *     old   the next older entry of its chain; new: the next newer one of its account. Entries are
  *           numbered from 1 in links, and 0 ends them.
+ *     hsh   the hash of source and tag
  *
  * A hash table of chains finds entries; its hash is seeded, so that nobody outside can aim for a chain.
  *
@@ -56,7 +57,7 @@ const DIGEST = BODY + FIELD / 4;
 const SECOND = DIGEST + 1;
 const OLDER = SECOND + 1;
 const NEWER = OLDER + 1;
-const ACCOUNT = NEWER + 1;
+const HASH = NEWER + 1;
 const ENTRY_WORDS = 16;
 const FLAGS_SHIFT = 8;
 const NOWHERE = -1;
@@ -84,6 +85,8 @@ export class DuplicateRequestCache {
   /** Entries from here on were never used; those that were and are free are linked by OLDER. */
   #unused = 0;
   #free = 0;
+  /** The hash of the source that was looked up last: whoever is remembered was looked up before. */
+  #sourceHash = 0;
   /** The account whose oldest entry is the next to be looked at, whether it is too old. */
   #hand = 0;
 
@@ -134,7 +137,8 @@ export class DuplicateRequestCache {
    */
   recall(source: number, at: number, digest: number, replyAt: number, room: number): number {
     const tag = this.#io.getInt32(at);
-    const entry = this.#find(source, tag);
+    this.#sourceHash = this.#hashSource(source);
+    const entry = this.#find(source, tag, mix(this.#sourceHash, tag));
     if (entry === NOWHERE) return UNSEEN;
     const from = entry * ENTRY_WORDS;
     if (this.#words[from + DIGEST] !== digest) return OTHER_REQUEST;
@@ -144,7 +148,7 @@ export class DuplicateRequestCache {
     if (length > room) return NO_ROOM;
     const flags = this.#io.getUint8(at + 6) | Flag.reply;
     this.#io.setInt32(replyAt, tag);
-    this.#io.setInt32(replyAt + 4, word & ~(0xff << FLAGS_SHIFT) | flags << FLAGS_SHIFT);
+    this.#io.setInt32(replyAt + 4, flags << FLAGS_SHIFT | word & 0xff);
     this.#io.setInt32(replyAt + 8, 0);
     this.#io.setInt32(replyAt + 12, bodyLength);
     for (let i = 0; i < bodyLength / 4; i++) {
@@ -155,13 +159,12 @@ export class DuplicateRequestCache {
   }
 
   /**
-   * Remembers the reply at `replyAt`, REPLY_HEAD bytes and at most 8 more, as given to `source` for a
-   * request with this digest.
+   * Remembers the reply at `replyAt`, REPLY_HEAD bytes of status 0 and at most 8 more, as given to
+   * `source` for a request with this digest: the one of which `recall` has just said that it is UNSEEN.
    */
   remember(source: number, proven: boolean, digest: number, replyAt: number): void {
     this.#sweep();
-    const hash = this.#hashSource(source);
-    const account = this.#account(hash, proven);
+    const account = this.#account(this.#sourceHash, proven);
     const entry = this.#take(account);
     const at = entry * ENTRY_WORDS;
     for (let i = 0; i < SOURCE_WORDS; i++) {
@@ -170,18 +173,19 @@ export class DuplicateRequestCache {
     const tag = this.#io.getInt32(replyAt);
     const bodyLength = this.#io.getInt32(replyAt + 12);
     this.#words[at + TAG] = tag;
-    this.#words[at + WORD] = this.#io.getInt32(replyAt + 4) & ~(0xff << FLAGS_SHIFT) |
-      bodyLength << FLAGS_SHIFT;
+    this.#words[at + WORD] = bodyLength << FLAGS_SHIFT |
+      this.#io.getUint8(replyAt + 7);
     for (let i = 0; i < bodyLength / 4; i++) {
       this.#words[at + BODY + i] = this.#io.getInt32(replyAt + REPLY_HEAD + 4 * i);
     }
     this.#words[at + DIGEST] = digest;
     this.#words[at + SECOND] = this.#clock[0]! + 1;
-    const chain = this.#chain(mix(hash, tag));
+    const hash = mix(this.#sourceHash, tag);
+    this.#words[at + HASH] = hash;
+    const chain = this.#chain(hash);
     this.#words[at + OLDER] = this.#chains[chain]!;
     this.#chains[chain] = entry + 1;
     this.#words[at + NEWER] = 0;
-    this.#words[at + ACCOUNT] = account;
     const newest = this.#newest[account]!;
     if (newest === 0) this.#oldest[account] = entry + 1;
     else this.#words[(newest - 1) * ENTRY_WORDS + NEWER] = entry + 1;
@@ -189,9 +193,8 @@ export class DuplicateRequestCache {
     this.#hold(account, 1);
   }
 
-  #find(source: number, tag: number): number {
-    const hash = this.#hashSource(source);
-    let entry = this.#chains[this.#chain(mix(hash, tag))]! - 1;
+  #find(source: number, tag: number, hash: number): number {
+    let entry = this.#chains[this.#chain(hash)]! - 1;
     while (entry !== NOWHERE && !this.#matches(entry, source, tag)) {
       entry = this.#words[entry * ENTRY_WORDS + OLDER]! - 1;
     }
@@ -247,7 +250,7 @@ export class DuplicateRequestCache {
     if (newer === 0) this.#newest[account] = 0;
     this.#hold(account, -1);
     const older = this.#words[at + OLDER]!;
-    const chain = this.#chainOf(entry);
+    const chain = this.#chain(this.#words[at + HASH]!);
     let younger = this.#chains[chain]! - 1;
     if (younger === entry) {
       this.#chains[chain] = older;
@@ -300,13 +303,6 @@ export class DuplicateRequestCache {
     return proven
       ? folded & (PROVEN_ACCOUNTS - 1)
       : PROVEN_ACCOUNTS + (folded & (UNPROVEN_ACCOUNTS - 1));
-  }
-
-  #chainOf(entry: number): number {
-    const at = entry * ENTRY_WORDS;
-    let hash = this.#seed;
-    for (let i = 0; i <= SOURCE_WORDS; i++) hash = mix(hash, this.#words[at + i]!); // source and tag
-    return this.#chain(hash);
   }
 
   #chain(hash: number): number {
