@@ -1,5 +1,6 @@
 /** mallocd as a function: a command line in, an engine over a heap, signals until the end, an exit code out. */
 
+import { ServingTime, TICK_MS } from "./clock.ts";
 import { namedCounts, newCounters } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
 import type { Engine } from "./engine.ts";
@@ -75,10 +76,9 @@ async function main(args: readonly string[]): Promise<number> {
   }
   const notify = openNotify(Deno.env.get("NOTIFY_SOCKET"));
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
-  // Not a count of ticks, some of which are late or left out while the thread is busy.
-  const start = performance.now();
-  const tick = () => Atomics.store(clock, 0, Math.floor((performance.now() - start) / 1000));
-  const ticking = setInterval(tick, 1000);
+  const time = new ServingTime(performance.now());
+  const tick = () => Atomics.store(clock, 0, time.seconds(performance.now()));
+  const ticking = setInterval(tick, TICK_MS);
   say({ msg: "ready", ...described(engine, values.memory, reason) });
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
   if (anyone && !isLoopback(host)) {
