@@ -30,7 +30,7 @@ export DENO_NO_PROMPT = 1
 BENCH_LOCK := --lock=bench/deno.lock
 
 run: | $(DENO_FILE) ## start the daemon; ARGS="--memory 4GiB" adds options
-	@$(DENO) run -q -P=daemon --allow-read=lib main.ts $(ARGS)
+	@$(DENO) run -q -P=daemon main.ts $(ARGS)
 
 build: dist/mallocd dist/mallocd-client dist/man ## make the executables; ENGINE=datagram for a daemon without FFI, ENGINE=auto undoes it
 

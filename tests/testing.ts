@@ -71,6 +71,7 @@ export interface BoxOptions extends Partial<ServiceOptions> {
   size?: number;
   strict?: boolean;
   port?: number;
+  validated?: boolean;
 }
 
 /** A service with a heap of its own; requests and replies are hex. */
@@ -81,12 +82,14 @@ export class Box {
   readonly service: Service;
   readonly #bytes = new Uint8Array(this.io.buffer);
 
-  constructor({ size = MIN_HEAP, strict = false, port = 0, ...options }: BoxOptions = {}) {
+  constructor(
+    { size = MIN_HEAP, strict = false, port = 0, validated, ...options }: BoxOptions = {},
+  ) {
     const { io, clock } = this;
     this.heap = new Heap({ memory: newHeapMemory(size), size, io, strict });
     this.service = new Service(
       { replayCache: 64, counters: newCounters(), clock, ...options },
-      { heap: this.heap, io, port },
+      { heap: this.heap, io, port, validated },
     );
     this.from("127.0.0.1", 40000);
   }

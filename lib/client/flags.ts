@@ -1,20 +1,23 @@
 /** The flags of mallocd-client that go with every command, and the program that the help describes. */
 
-import { duration, type Flag, HELP_FLAGS, on, type Program } from "../cli/flags.ts";
+import { duration, type Flag, HELP_FLAGS, on, optional, type Program, text } from "../cli/flags.ts";
 import { COMMANDS } from "./commands.ts";
 import { DEFAULT_SERVER, DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS } from "./remote.ts";
-import { parseServer } from "./transport.ts";
+import { isQuic, parseServer, QUIC } from "./transport.ts";
 
 function address(placeholder: string, standard: string, help: string): Flag<string> {
   const parse = (value: string) => {
-    if (parseServer(value) === undefined) throw "HOST:PORT, as 127.0.0.1:8081 or [::1]:8081";
+    const host = isQuic(value) ? value.slice(QUIC.length) : value;
+    if (parseServer(host) === undefined) throw "HOST:PORT, as 127.0.0.1:8081 or [::1]:8081";
     return value;
   };
   return { placeholder, default: standard, help, parse };
 }
 
 export const CLIENT_FLAGS = {
-  server: address("HOST:PORT", DEFAULT_SERVER, "where mallocd listens"),
+  server: address("HOST:PORT", DEFAULT_SERVER, "where mallocd listens; over QUIC quic://HOST:PORT"),
+  ca: optional(text("FILE", "", "certificate in PEM that vouches for a quic:// server")),
+  "token-file": optional(text("FILE", "", "file whose first line a quic:// server asks for")),
   timeout: duration(
     "TIME",
     `${DEFAULT_TIMEOUT_MS / 1000}s`,

@@ -9,6 +9,7 @@ import { commandHelp, programHelp } from "../cli/help.ts";
 import { checkWords, type CommandName, COMMANDS, isCommand } from "./commands.ts";
 import type { Context, Run, Terminal } from "./command.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
+import { isQuic, QUIC } from "./transport.ts";
 import { Remote, RemoteError } from "./remote.ts";
 import { VERSION } from "../cli/version.ts";
 
@@ -87,16 +88,18 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   }
   checkFlags(command, given);
   checkWords(command, words);
+  const { server, timeout, classic, verbose, hex } = values;
+  checkQuic(command, server, classic, given);
+  const credentials = isQuic(server) ? readCredentials(values.ca, values["token-file"]) : {};
   if (command !== "shell") forgoFiles();
   const { prepare } = COMMANDS[command];
   if (prepare === undefined && typeof heavy === "function") return await heavy(args);
   const run = prepare?.(words) ?? (heavy as Readonly<Record<string, Run>>)[command]!;
-  const { server, timeout, classic, verbose, hex } = values;
-  // Closed by the end of the process, which comes next and is faster at it.
   const remote = await Remote.connect({
     server,
     timeout,
-    protocol: classic ? "classic" : "auto",
+    ...credentials,
+    ...(classic && { protocol: "classic" }),
   });
   if (verbose) {
     const why = classic
@@ -107,12 +110,57 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
     terminal.say(`mallocd-client: ${server} speaks the ${remote.protocol} protocol (${why})`);
   }
   const context: Context = { remote, terminal, hex, timeout };
-  return await run(context, values) ? 0 : 1;
+  try {
+    return await run(context, values) ? 0 : 1;
+  } finally {
+    // A UDP socket is closed by the end of the process, which comes next and is faster at it; a daemon
+    // that is not told of the end of a connection keeps a place for it.
+    if (isQuic(server)) await remote.close();
+  }
+}
+
+/** What goes together with a quic:// server, and what does not. */
+function checkQuic(
+  command: CommandName,
+  server: string,
+  classic: boolean,
+  given: readonly string[],
+): void {
+  if (!isQuic(server)) {
+    const flag = given.find((flag) => flag === "ca" || flag === "token-file");
+    if (flag === undefined) return;
+    throw new UsageError(`--${flag} means nothing to ${server}`, `--server ${QUIC}${server}`);
+  }
+  if (classic) throw new UsageError(`${server} speaks no classic protocol`, "leave --classic out");
+  if (command === "bench") {
+    throw new UsageError(
+      `bench: ${server} cannot be loaded, for bench sends over UDP only`,
+      "mallocd-client stress, which works over QUIC, too",
+    );
+  }
+}
+
+/** What the library takes as text. */
+function readCredentials(ca: string | undefined, tokenFile: string | undefined) {
+  const token = tokenFile && read(tokenFile).split("\n")[0]!.trim();
+  if (token === "" && tokenFile) {
+    throw new RemoteError(`${tokenFile} has no token in its first line`, "");
+  }
+  return { ca: ca && read(ca), token };
+}
+
+function read(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch (error) {
+    throw new RemoteError(`cannot read ${path}: ${(error as Error).message}`, "");
+  }
 }
 
 /**
- * Only the shell has to do with files, for its history, whose place depends on who runs it: no narrower
- * permission can be compiled in. For all else it is given up before anything comes from the network.
+ * Only the shell has to do with files, for its history, whose place depends on who runs it, and QUIC, for
+ * which they have been read: no narrower permission can be compiled in. For all else it is given up before
+ * anything comes from the network.
  */
 function forgoFiles(): void {
   Deno.permissions.revokeSync({ name: "read" });

@@ -23,7 +23,16 @@ import {
 } from "./exchange.ts";
 import { FIELD, type MethodName, METHODS, REPLY_BODY } from "../protocol/wire.ts";
 import { TaggedExchange } from "./exchanges/tagged.ts";
-import { type Clock, openUdp, REAL_CLOCK, type Transport } from "./transport.ts";
+import {
+  type Clock,
+  isQuic,
+  openUdp,
+  parseServer,
+  QUIC,
+  REAL_CLOCK,
+  resolve,
+  type Transport,
+} from "./transport.ts";
 
 export { NoReplyError, NotThereError, RefusedError, RemoteError };
 export type { Clock, Transport };
@@ -43,9 +52,13 @@ const PIECES_UNDER_WAY = 32;
 
 /** How to reach a daemon. */
 export interface RemoteOptions {
-  /** `host:port`; DEFAULT_SERVER if left out. */
+  /** `host:port`, or `quic://host:port`; DEFAULT_SERVER if left out. */
   server?: string;
-  /** Which protocol to speak; "auto" is tagged if the daemon knows it, else classic. */
+  /** Over QUIC: who must have signed the daemon's certificate, in PEM; those whom the runtime trusts. */
+  ca?: string | undefined;
+  /** Over QUIC: what the daemon asks for, a line of its token file. */
+  token?: string | undefined;
+  /** Which protocol to speak; "auto" is tagged if the daemon knows it, else classic. QUIC has no classic. */
   protocol?: "auto" | "tagged" | "classic";
   /** Milliseconds that a call may take from its first datagram on, MAX_TIMEOUT_MS at most. */
   timeout?: number;
@@ -96,7 +109,8 @@ export class Remote implements AsyncDisposable {
   /**
    * Finds out which protocol the daemon speaks: hello is asked for half of the timeout; then a classic
    * read of 0 bytes, which any mallocd answers. Rejects with NoReplyError if nothing comes back. With
-   * `protocol: "classic"` nothing is sent.
+   * `protocol: "classic"` nothing is sent. Over QUIC it first connects, for which it has the whole timeout,
+   * and rejects with a RemoteError that says what is wrong: certificate, name, token.
    */
   static async connect(options: RemoteOptions = {}, call: CallOptions = {}): Promise<Remote> {
     checkOptions(call, CALL_OPTIONS);
@@ -104,7 +118,7 @@ export class Remote implements AsyncDisposable {
     checkOptions(options, '{ server: "host:port" }');
     const {
       server = DEFAULT_SERVER,
-      protocol = "auto",
+      protocol = isQuic(server) ? "tagged" : "auto",
       timeout = DEFAULT_TIMEOUT_MS,
       clock = REAL_CLOCK,
     } = options;
@@ -114,7 +128,10 @@ export class Remote implements AsyncDisposable {
     checkTimeout(timeout);
     checkSignal(signal);
     signal?.throwIfAborted();
-    const transport = options.transport ?? await openUdp(server);
+    if (protocol !== "tagged" && isQuic(server)) {
+      throw new TypeError(`Cannot speak another protocol than tagged over QUIC: ${server}`);
+    }
+    const transport = options.transport ?? await open(server, timeout, options);
     try {
       if (protocol === "classic") {
         return new Remote(server, new ClassicExchange(transport, clock), timeout);
@@ -316,6 +333,32 @@ export class Remote implements AsyncDisposable {
     const workers = Math.max(1, Math.min(PIECES_UNDER_WAY, Math.ceil(length / chunk)));
     await Promise.all(Array.from({ length: workers }, worker));
     if (failure !== undefined) throw failure.error;
+  }
+}
+
+async function open(
+  server: string,
+  timeout: number,
+  { ca, token }: RemoteOptions,
+): Promise<Transport> {
+  if (!isQuic(server)) return await openUdp(server);
+  const parsed = parseServer(server.slice(QUIC.length));
+  if (parsed === undefined) {
+    throw new TypeError(`Cannot parse server: ${server}: a server is "quic://host:port"`);
+  }
+  if (!("Deno" in globalThis)) {
+    throw new TypeError(`Cannot connect to ${server}: only Deno has QUIC`);
+  }
+  const address = await resolve(parsed.hostname);
+  // Loaded for quic:// only. It has no class in common with us: in the executables it is a bundle of its own.
+  const { openQuic } = await import("./transports/quic.ts");
+  try {
+    return await openQuic({ server, ...parsed, address, ca, token, timeout });
+  } catch (error) {
+    const { name, message } = error as Error;
+    throw name === "TimeoutError"
+      ? new NoReplyError("hello()", server, timeout)
+      : new RemoteError(`cannot connect to ${server}: ${message}`, "hello()");
   }
 }
 

@@ -12,10 +12,13 @@ import { NodeTransport } from "./transports/node.ts";
 export interface Transport {
   /** The daemon as a person would write it: `127.0.0.1:8081`, `[::1]:8081`. */
   readonly server: string;
-  /** Whether datagrams stay on this host, so that large ones are cheap and never fragmented. */
-  readonly loopback: boolean;
-  /** Sends one datagram; its bytes may be changed as soon as the promise has settled. */
-  send(datagram: Uint8Array): Promise<void>;
+  /** Whether large datagrams are cheap and never fragmented: on this host, or where they are streams. */
+  readonly jumbo: boolean;
+  /**
+   * Sends one datagram; its bytes may be changed as soon as the promise has settled. Neither it nor its
+   * reply has more than `most` bytes.
+   */
+  send(datagram: Uint8Array, most?: number): Promise<void>;
   /** Called with each datagram that comes; its bytes are valid during the call. */
   onDatagram: (datagram: Uint8Array) => void;
   /** Takes a new local port, so that no late answer to an earlier request arrives any more. */
@@ -61,6 +64,13 @@ export function parseServer(text: string): { hostname: string; port: number } | 
     return undefined;
   }
   return { hostname: v6 ?? name!, port };
+}
+
+/** How the name of a server begins that is reached over QUIC. */
+export const QUIC = "quic://";
+
+export function isQuic(server: string): boolean {
+  return typeof server === "string" && server.startsWith(QUIC);
 }
 
 /** A UDP socket that talks to one daemon. Throws TypeError if `server` is not `host:port`. */

@@ -4,6 +4,7 @@
  */
 
 import { Heap, newHeapMemory } from "../heap/heap.ts";
+import type { SecretFiles } from "./engines/quic_secrets.ts";
 import { Service, type ServiceOptions } from "./service.ts";
 
 /** Room in the kernel for datagrams that wait to be served: bursts of some ten thousand small ones. */
@@ -28,6 +29,8 @@ export interface EngineOptions extends ServiceOptions {
   clock: Int32Array<SharedArrayBuffer>;
   /** Bytes of the kernel's receive buffer, where the engine can set it: DEFAULT_RECEIVE_BUFFER. */
   receiveBuffer?: number | undefined;
+  /** Of the quic engine, where its certificate, key and tokens are. */
+  secrets?: SecretFiles | undefined;
   /** Of the syscall engine, tries before it sleeps, 0 for none: DEFAULT_SPIN. */
   spin?: number | undefined;
 }
@@ -38,17 +41,23 @@ export interface Engine {
   readonly address: { readonly hostname: string; readonly port: number };
   /** What the kernel granted of `receiveBuffer`; undefined where the engine cannot set it. */
   readonly receiveBuffer?: number;
+  /** Reads its files again; rejects, and goes on with what it has, if they are no good. */
+  reload?(): Promise<void>;
   /** Stops receiving; resolves when the last reply has been sent and the socket is closed. */
   close(): Promise<void>;
 }
 
-/** The service of an engine that listens on `port`, over the engine's own I/O memory. */
+/**
+ * The service of an engine that listens on `port`, over the engine's own I/O memory; `validated` if that
+ * hears only senders who have proven their address to it.
+ */
 export function newService(
   options: EngineOptions,
   io: WebAssembly.Memory,
   port: number,
+  { validated = false } = {},
 ): Service {
   const { memory: size, strict } = options;
   const heap = new Heap({ memory: newHeapMemory(size), size, io, strict });
-  return new Service(options, { heap, io, port });
+  return new Service(options, { heap, io, port, validated });
 }

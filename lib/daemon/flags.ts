@@ -2,7 +2,17 @@
 
 import { DEFAULT_RECEIVE_BUFFER, DEFAULT_SPIN } from "./engine.ts";
 import { ENGINE_NAMES } from "./engines/choice.ts";
-import { count, type Flag, HELP_FLAGS, on, oneOf, type Program, size, text } from "../cli/flags.ts";
+import {
+  count,
+  type Flag,
+  HELP_FLAGS,
+  on,
+  oneOf,
+  optional,
+  type Program,
+  size,
+  text,
+} from "../cli/flags.ts";
 import { formatSize } from "../cli/sizes.ts";
 import { GRAIN, MAX_HEAP, MIN_HEAP } from "../heap/heap.ts";
 import { DEFAULT_PORT } from "../protocol/wire.ts";
@@ -23,11 +33,21 @@ export const DAEMON_FLAGS = {
   host: text("ADDR", "127.0.0.1", "address to listen on"),
   port: count("PORT", DEFAULT_PORT, [0, 65535], "UDP port to listen on; 0 picks a free one"),
   memory: size("SIZE", "1GiB", [MIN_HEAP, MAX_HEAP, GRAIN], "size of the heap"),
-  engine: oneOf("NAME", "auto", ENGINE_NAMES, "how datagrams are moved: auto, datagram or syscall"),
+  engine: oneOf(
+    "NAME",
+    "auto",
+    ENGINE_NAMES,
+    "how they are moved: auto, datagram, syscall or quic",
+  ),
   allow: networks("CIDR,...", "answer only these networks; needed where --host is no loopback"),
   anyone: on("answer everybody who can reach the socket"),
   unvalidated: on("answer at any length who has not proven its address"),
   "low-ports": on("answer senders with a port below 1024"),
+  cert: optional(
+    text("FILE", "", "certificate in PEM, and those between it and the CA (quic engine)"),
+  ),
+  key: optional(text("FILE", "", "its private key in PEM (quic engine)")),
+  "token-file": optional(text("FILE", "", "serve who knows a line of this file (quic engine)")),
   strict: on("refuse reads and writes that are not inside one live allocation"),
   "replay-cache": count("N", DEFAULT_ENTRIES, [1, MAX_ENTRIES], "replies remembered for repeats"),
   "receive-buffer": size(
@@ -48,7 +68,7 @@ export const DAEMON: Program = {
   description:
     "mallocd is a daemon that lets clients on a UDP socket allocate, free, read and write " +
     "memory: four verbs, every field 64 bits wide and big-endian, and no garbage collection while " +
-    "it serves. All clients share one heap, and there is no authentication.",
+    "it serves. All clients share one heap, and there is no authentication but that of the quic engine.",
   flags: DAEMON_FLAGS,
   examples: [
     "mallocd",

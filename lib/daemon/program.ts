@@ -6,9 +6,10 @@ import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
 import type { Engine } from "./engine.ts";
 import { startEngine } from "./engines/choice.ts";
 import { openNotify } from "./notify.ts";
+import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
 import { Unavailable } from "../system/libc.ts";
 import { formatSize } from "../cli/sizes.ts";
-import { parseCommandLine, UsageError } from "../cli/flags.ts";
+import { parseCommandLine, UsageError, type Values } from "../cli/flags.ts";
 import { programHelp } from "../cli/help.ts";
 import { isLoopback } from "../system/address.ts";
 import { VERSION } from "../cli/version.ts";
@@ -41,11 +42,17 @@ async function main(args: readonly string[]): Promise<number> {
   if (allow !== undefined && anyone) {
     throw new UsageError("--allow and --anyone contradict each other", "leave one of them out");
   }
-  if (!isLoopback(host) && allow === undefined && !anyone) {
+  const secrets = secretsOf(values);
+  if (!isLoopback(host) && allow === undefined && !anyone && secrets?.tokens === undefined) {
     throw new UsageError(
       `--host ${host} can be reached from other hosts, and there is no authentication`,
-      "add --allow CIDR[,CIDR] to answer only those networks, or --anyone to answer everybody",
+      "add --allow CIDR[,CIDR] to answer only those networks, or --anyone to answer everybody" +
+        (secrets === undefined ? "" : ", or --token-file FILE"),
     );
+  }
+  // Certificates may be anywhere, so the executable may read everything; the source tree reads its modules.
+  if (secrets === undefined && Deno.build.standalone) {
+    Deno.permissions.revokeSync({ name: "read" });
   }
   const say = quiet ? () => {} : logfmt;
 
@@ -64,6 +71,7 @@ async function main(args: readonly string[]): Promise<number> {
     replayCache: values["replay-cache"],
     receiveBuffer: values["receive-buffer"],
     spin: values.spin,
+    secrets,
     counters,
     clock,
   }).catch((error) => {
@@ -75,13 +83,14 @@ async function main(args: readonly string[]): Promise<number> {
     return 0;
   }
   const notify = openNotify(Deno.env.get("NOTIFY_SOCKET"));
+  reloadOnHangup(engine, say);
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
   const time = new ServingTime(performance.now());
   const tick = () => Atomics.store(clock, 0, time.seconds(performance.now()));
   const ticking = setInterval(tick, TICK_MS);
   say({ msg: "ready", ...described(engine, values.memory, reason) });
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
-  if (anyone && !isLoopback(host)) {
+  if (anyone && !isLoopback(host) && secrets === undefined) {
     say({ msg: "warning", reason: "--anyone answers whoever can reach it, unencrypted" });
   }
   const signal = await signalled;
@@ -100,8 +109,40 @@ function described(engine: Engine, memory: number, reason: string | undefined) {
     memory: formatSize(memory),
     engine: engine.name,
     reason,
+    garbage: engine.name === "quic" ? "some for each request" : undefined,
     receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
   };
+}
+
+/** Where the quic engine's secrets are; undefined for the other engines, which have none. */
+function secretsOf(
+  { engine, cert, key, "token-file": tokens }: Values<typeof DAEMON_FLAGS>,
+): SecretFiles | undefined {
+  if (engine === "quic") {
+    if (cert !== undefined && key !== undefined) return { cert, key, tokens };
+    throw new UsageError(
+      "--engine quic needs a certificate and its key",
+      "add --cert FILE and --key FILE; docs/operations.md shows how to make them with openssl",
+    );
+  }
+  const given = Object.entries({ cert, key, "token-file": tokens });
+  const [name] = given.find(([, value]) => value !== undefined) ?? [];
+  if (name === undefined) return undefined;
+  throw new UsageError(
+    `--${name} means nothing to --engine ${engine}`,
+    "add --engine quic, or leave it out",
+  );
+}
+
+/** Certificates end, and tokens are withdrawn, while a daemon goes on. */
+function reloadOnHangup(engine: Engine, say: typeof logfmt): void {
+  if (engine.reload === undefined || Deno.build.os === "windows") return;
+  Deno.addSignalListener("SIGHUP", () => {
+    engine.reload!().then(
+      () => say({ msg: "reloaded" }),
+      (error) => logfmt({ msg: "not reloaded", reason: error.message }),
+    );
+  });
 }
 
 /** Without the brackets that an IPv6 address has before a port; localhost is an address for all engines. */
@@ -137,7 +178,7 @@ function nextSignal(): Promise<Deno.Signal> {
   return promise;
 }
 
-/** USR1 asks for the totals; the other two, which would kill, have no meaning. Windows has none of them. */
+/** USR1 asks for the totals; the other two would kill, and mean nothing but to the quic engine. Windows has none of them. */
 function surviveSignals(tellTotals: () => void): void {
   if (Deno.build.os === "windows") return;
   Deno.addSignalListener("SIGUSR1", tellTotals);
@@ -162,6 +203,10 @@ function startError(error: unknown, address: string): unknown {
   }
   if (error instanceof Deno.errors.PermissionDenied) {
     return new StartError(`${address} may not be listened on`, "a --port above 1023");
+  }
+  if (error instanceof SecretError) {
+    const hint = "PEM files that belong together; docs/operations.md shows how to make them";
+    return new StartError(error.message, hint);
   }
   if (error instanceof Unavailable) {
     return new StartError(`--engine syscall cannot be had: ${error.message}`, "--engine datagram");

@@ -78,6 +78,8 @@ export interface Workplace {
   io: WebAssembly.Memory;
   /** The port that the daemon listens on; 0 if there is no socket. */
   port: number;
+  /** Whether every sender has proven its address to the engine, as QUIC's handshake makes it. */
+  validated?: boolean | undefined;
 }
 
 export class Service {
@@ -90,6 +92,7 @@ export class Service {
   /** For admitted networks: what who has proven nothing may be sent all the same. */
   readonly #budget: ReplyBudget | undefined;
   readonly #unvalidated: boolean;
+  readonly #validated: boolean;
   /** A new one at each start, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Uint32Array;
   readonly #request = new Request();
@@ -97,7 +100,7 @@ export class Service {
   #bodyLength = 0;
   /**
    * Whether the sender of the datagram that was served last has proven its address, 1 or 0: by its
-   * token, or because it is this host. Whoever has not may be a forger's victim.
+   * token, to the engine, or because it is this host. Whoever has not may be a forger's victim.
    */
   proven = 0;
   /** Of this datagram: the longest reply, and why one is refused that is longer. */
@@ -107,7 +110,11 @@ export class Service {
   #first = 0;
   #stale = false;
 
-  constructor(options: ServiceOptions, { heap, io, port }: Workplace) {
+  constructor(
+    options: ServiceOptions,
+    { heap, io, port, validated = false }: Workplace,
+  ) {
+    this.#validated = validated;
     this.heap = heap;
     this.counters = options.counters;
     this.#io = new DataView(io.buffer);
@@ -150,7 +157,7 @@ export class Service {
       (this.#io.getUint8(at + 6) & Flag.session) !== 0;
     this.#first = at;
     this.#stale = hasSession && this.#isStale(at + FIELD);
-    const proven = isLoopbackSource(this.#io, source) ||
+    const proven = this.#validated || isLoopbackSource(this.#io, source) ||
       hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
     this.proven = proven ? 1 : 0;
     this.#limit = MAX_DATAGRAM;

@@ -123,7 +123,7 @@ export class Simulation implements Clock {
     let port: number | undefined = this.#nextPort++;
     const transport: Transport = {
       server: "the simulated daemon",
-      loopback: false, // so that datagrams are small, and many
+      jumbo: false, // so that datagrams are small, and many
       onDatagram: () => {},
       send: (datagram) => {
         const from = port;

@@ -669,3 +669,12 @@ Deno.test("serve() takes every method word for what it is", () => {
     }
   }
 });
+
+Deno.test("Service answers at any length when the engine has validated who asks", () => {
+  for (const [validated, length] of [[true, 16 + 1000], [false, 16]] as const) {
+    const box = new Box({ validated });
+    box.from("192.0.2.1", 40000);
+    const reply = box.askBytes(Uint8Array.fromHex(word(1, 2) + fields(box.heap.base, 1000)));
+    assertEquals(reply?.length, length);
+  }
+});

@@ -28,7 +28,7 @@ class ScriptedTransport implements Transport {
   /** Sending takes until this promise has settled, and fails if it rejects. */
   gate: Promise<void> = Promise.resolve();
 
-  constructor(readonly loopback: boolean) {}
+  constructor(readonly jumbo: boolean) {}
 
   async send(datagram: Uint8Array): Promise<void> {
     this.sent.push(datagram.slice());
@@ -78,9 +78,9 @@ class ScriptedTransport implements Transport {
   }
 }
 
-function setUp({ loopback = true } = {}) {
+function setUp({ jumbo = true } = {}) {
   const clock = new Simulation(1, FAIR, {});
-  const transport = new ScriptedTransport(loopback);
+  const transport = new ScriptedTransport(jumbo);
   const exchange = new TaggedExchange(transport, clock);
   const call = (count: number, options: Partial<Call> = {}) =>
     Array.from({ length: count }, () => exchange.call({ ...MALLOC, ...options }));
@@ -107,8 +107,8 @@ Deno.test("TaggedExchange has no more in flight than the window holds", async ()
 });
 
 Deno.test("TaggedExchange fills datagrams that neither way has to be cut into fragments", async () => {
-  for (const [loopback, limit] of [[true, 60 * 1024], [false, 1400]] as const) {
-    const { transport, exchange, call } = setUp({ loopback });
+  for (const [jumbo, limit] of [[true, 60 * 1024], [false, 1400]] as const) {
+    const { transport, exchange, call } = setUp({ jumbo });
     assertEquals(exchange.chunk, limit - 3 * FIELD);
     const data = new Uint8Array(exchange.chunk);
     const calls = [
@@ -179,7 +179,7 @@ Deno.test("TaggedExchange sends again what the kernel would not take", async () 
 });
 
 Deno.test("TaggedExchange does not send what was given up while it waited to be sent", async () => {
-  const { transport, exchange, call } = setUp({ loopback: false });
+  const { transport, exchange, call } = setUp({ jumbo: false });
   const { promise, resolve } = Promise.withResolvers<void>();
   transport.gate = promise;
   const perDatagram = Math.floor(1400 / MALLOC_COST);

@@ -65,7 +65,7 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
   ["--memory lots", '--memory cannot be "lots"', "use bytes, or a number with KiB, MiB or GiB"],
   ["--memory 5GiB", '--memory cannot be "5GiB"', "use 4KiB to 4GiB, a multiple of 16 bytes"],
   ["--memory 4100", '--memory cannot be "4100"', "use 4KiB to 4GiB, a multiple of 16 bytes"],
-  ["--engine steam", '--engine cannot be "steam"', "use one of auto, datagram, syscall"],
+  ["--engine steam", '--engine cannot be "steam"', "use one of auto, datagram, syscall, quic"],
   [
     "--allow 127.0.0.1,10.0.0.0/33",
     '--allow cannot be "127.0.0.1,10.0.0.0/33"',

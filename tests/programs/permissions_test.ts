@@ -26,20 +26,19 @@ async function permissionsOf(program: string): Promise<Record<string, unknown>> 
   return Object.fromEntries(Object.entries(permissions).filter(([, value]) => value !== null));
 }
 
-/** An empty list is the whole network. */
-const SOCKETS = { prompt: false, allow_net: [], allow_env: ["MALLOCD_*"] };
+/** An empty list is the whole network, and every file: those that QUIC wants may be anywhere. */
+const SOCKETS = { prompt: false, allow_net: [], allow_read: [], allow_env: ["MALLOCD_*"] };
 
 Deno.test("mallocd-client may use the network, its variables and files, and does not ask for more", async () => {
   assertEquals(await permissionsOf(CLIENT), {
     ...SOCKETS,
     allow_env: ["MALLOCD_*", "HOME", "XDG_STATE_HOME"],
-    // For the history of the shell; all other commands give this up.
-    allow_read: [],
+    // For the history of the shell, as reading is for that and for QUIC; all other commands give this up.
     allow_write: [],
   });
 });
 
-Deno.test("mallocd may use the network, MALLOCD_*, NOTIFY_SOCKET and libc, and does not ask for more", async () => {
+Deno.test("mallocd may use the network, MALLOCD_*, NOTIFY_SOCKET and libc, may read, and does not ask for more", async () => {
   const { allow_ffi, ...others } = await permissionsOf(MALLOCD);
   assertEquals(others, { ...SOCKETS, allow_env: ["MALLOCD_*", "NOTIFY_SOCKET"] });
   const made = await Deno.readTextFile(`${DIST}.engine`);

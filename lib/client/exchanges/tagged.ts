@@ -33,7 +33,7 @@ const SHORTEST_WAIT_MS = 5;
 
 /** The most that a datagram carries, either way: no fragments on a network, few calls on loopback. */
 const NETWORK_DATAGRAM = 1400;
-const LOOPBACK_DATAGRAM = 60 * 1024;
+const JUMBO_DATAGRAM = 60 * 1024;
 
 /** Bytes in flight, requests and expected replies: about what a default socket buffer takes. */
 const WINDOW = 128 * 1024;
@@ -77,7 +77,7 @@ export class TaggedExchange implements Exchange {
   constructor(transport: Transport, clock: Clock) {
     this.#transport = transport;
     this.#clock = clock;
-    const datagramSize = transport.loopback ? LOOPBACK_DATAGRAM : NETWORK_DATAGRAM;
+    const datagramSize = transport.jumbo ? JUMBO_DATAGRAM : NETWORK_DATAGRAM;
     this.chunk = datagramSize - 3 * FIELD;
     this.#datagram = new DataView(new ArrayBuffer(datagramSize));
     this.#nextTag = Math.floor(clock.random() * 2 ** 32);
@@ -154,7 +154,7 @@ export class TaggedExchange implements Exchange {
     let cost = 0;
     for (const call of batch) {
       if (cost > 0 && cost + call.cost > this.#datagram.byteLength) {
-        await this.#send(length);
+        await this.#send(length, cost);
         length = cost = 0;
         now = this.#clock.now();
       }
@@ -168,12 +168,13 @@ export class TaggedExchange implements Exchange {
       cost += call.cost;
       this.#arm(call, now);
     }
-    if (length > 0) await this.#send(length);
+    if (length > 0) await this.#send(length, cost);
   }
 
   /** What the kernel would not take is as good as lost: the retransmission sends it again. */
-  async #send(length: number): Promise<void> {
-    await this.#transport.send(new Uint8Array(this.#datagram.buffer, 0, length)).catch(() => {});
+  async #send(length: number, most: number): Promise<void> {
+    const datagram = new Uint8Array(this.#datagram.buffer, 0, length);
+    await this.#transport.send(datagram, most).catch(() => {});
   }
 
   /** Says when a call that is being sent will be sent again. */

@@ -19,6 +19,10 @@ export class DenoTransport {
     );
   }
 
+  get jumbo(): boolean {
+    return this.loopback;
+  }
+
   async send(datagram: Uint8Array): Promise<void> {
     await this.#socket?.send(datagram, { transport: "udp", ...this.peer });
   }

@@ -14,6 +14,10 @@ export class NodeTransport {
     this.loopback = isLoopback(peer.hostname);
   }
 
+  get jumbo(): boolean {
+    return this.loopback;
+  }
+
   send(datagram: Uint8Array): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#socket === undefined) return resolve();

@@ -2,10 +2,11 @@
 
 import type { Engine, EngineOptions } from "../engine.ts";
 import { serveDatagram } from "./datagram.ts";
+import { serveQuic } from "./quic.ts";
 import { Unavailable } from "../../system/libc.ts";
 import { serveSyscall } from "./syscall.ts";
 
-export const ENGINE_NAMES = ["auto", "datagram", "syscall"] as const;
+export const ENGINE_NAMES = ["auto", "datagram", "syscall", "quic"] as const;
 export type EngineName = (typeof ENGINE_NAMES)[number];
 
 /** An engine that serves and, if `auto` had to make do with the slower one, the reason. */
@@ -20,6 +21,7 @@ export interface Choice {
  */
 export async function startEngine(name: EngineName, options: EngineOptions): Promise<Choice> {
   if (name === "datagram") return { engine: await serveDatagram(options) };
+  if (name === "quic") return { engine: await serveQuic(options) };
   try {
     return { engine: await serveSyscall(options) };
   } catch (error) {
