@@ -4,7 +4,7 @@
  */
 
 import type { MethodName } from "../protocol/wire.ts";
-import { describeErrno } from "../protocol/errno.ts";
+import { describeErrno, ERRNO } from "../protocol/errno.ts";
 
 export interface Call {
   readonly method: MethodName;
@@ -16,6 +16,8 @@ export interface Call {
   /** Milliseconds from the first datagram on after which the call is given up. */
   readonly timeout: number;
   readonly signal?: AbortSignal | undefined;
+  /** The epoch that its pointers belong to; undefined if it does not depend on one. */
+  readonly epoch?: bigint | undefined;
 }
 
 export interface Exchange {
@@ -40,7 +42,7 @@ export class RemoteError extends Error {
 /** The daemon said no. */
 export class RefusedError extends RemoteError {
   /** The class's. */
-  override readonly name = "RefusedError";
+  override readonly name: string = "RefusedError";
   /** `errno` is a name, as POSIX has it, and undefined in the classic protocol, which refuses without a reason. */
   constructor(asked: string, readonly errno?: string, text = "refused") {
     super(`${asked}: ${text}`, asked);
@@ -50,6 +52,19 @@ export class RefusedError extends RemoteError {
   static fromErrno(asked: string, errno: number): RefusedError {
     const { name, text } = describeErrno(errno);
     return new RefusedError(asked, name, text);
+  }
+}
+
+/**
+ * The daemon was restarted since it was said hello to: nothing was done, and all pointers that it gave are
+ * gone. `Remote.renew()` goes on.
+ */
+export class StaleEpochError extends RefusedError {
+  /** The class's. */
+  override readonly name = "StaleEpochError";
+  /** `asked` is the call as C would write it. */
+  constructor(asked: string) {
+    super(asked, "ESTALE", describeErrno(ERRNO.ESTALE).text);
   }
 }
 

@@ -7,7 +7,8 @@
  *
  * Pointers are bigints, as clients hold 64 bits of them. Every method rejects with a RefusedError if the
  * daemon refuses, with a NoReplyError if it does not answer in time (a NotThereError, at once, if nobody
- * listens on an address of the loopback interface), and with the signal's reason if the call is aborted; an
+ * listens on an address of the loopback interface), with a StaleEpochError if the daemon was restarted, so
+ * that all pointers are gone, and with the signal's reason if the call is aborted; an
  * aborted or unanswered call may have been executed all the same. Calls that do not wait for each other may
  * take effect in any order.
  */
@@ -20,6 +21,7 @@ import {
   NotThereError,
   RefusedError,
   RemoteError,
+  StaleEpochError,
 } from "./exchange.ts";
 import { FIELD, type MethodName, METHODS, REPLY_BODY } from "../protocol/wire.ts";
 import { TaggedExchange } from "./exchanges/tagged.ts";
@@ -34,7 +36,7 @@ import {
   type Transport,
 } from "./transport.ts";
 
-export { NoReplyError, NotThereError, RefusedError, RemoteError };
+export { NoReplyError, NotThereError, RefusedError, RemoteError, StaleEpochError };
 export type { Clock, Transport };
 
 /** Where the daemon is unless one is told otherwise. */
@@ -96,14 +98,13 @@ export class Remote implements AsyncDisposable {
   readonly #timeout: number;
   /** The daemon's address, as it was given. */
   readonly server: string;
-  /** Undefined if the daemon speaks the classic protocol only. */
-  readonly hello: Hello | undefined;
+  #hello: Hello | undefined;
 
   private constructor(server: string, exchange: Exchange, timeout: number, hello?: Hello) {
     this.server = server;
     this.#exchange = exchange;
     this.#timeout = timeout;
-    this.hello = hello;
+    this.#hello = hello;
   }
 
   /**
@@ -139,7 +140,7 @@ export class Remote implements AsyncDisposable {
       const tagged = new TaggedExchange(transport, clock);
       const patience = protocol === "auto" ? timeout / 2 : timeout;
       try {
-        const hello = decodeHello(await tagged.call(helloCall(patience, signal)));
+        const hello = decodeHello(await tagged.begin(patience, signal));
         return new Remote(server, tagged, timeout, hello);
       } catch (error) {
         const isSilence = error instanceof NoReplyError && !(error instanceof NotThereError);
@@ -161,6 +162,11 @@ export class Remote implements AsyncDisposable {
       if (!(error instanceof NoReplyError) || error instanceof NotThereError) throw error;
       throw new NoReplyError(error.asked, server, timeout);
     }
+  }
+
+  /** What the daemon told when it was last begun with; undefined if it speaks the classic protocol only. */
+  get hello(): Hello | undefined {
+    return this.#hello;
   }
 
   /** The protocol that was found, or asked for. */
@@ -212,13 +218,14 @@ export class Remote implements AsyncDisposable {
     if (!Number.isSafeInteger(length) || length < 0) {
       throw new RangeError(`Cannot read ${length} bytes: a length is a whole number, at least 0`);
     }
-    if (this.hello !== undefined && BigInt(length) > this.hello.size) {
+    const epoch = this.#hello?.epoch;
+    if (this.#hello !== undefined && BigInt(length) > this.#hello.size) {
       throw new RefusedError(`read(0x${pointer.toString(16)}, ${length})`, "EFAULT", "bad address");
     }
-    if (length <= this.#exchange.chunk) return await this.#read(pointer, length, options);
+    if (length <= this.#exchange.chunk) return await this.#read(pointer, length, options, epoch);
     const bytes = new Uint8Array(length);
     await this.#inPieces(length, async (at, size) => {
-      bytes.set(await this.#read(pointer + BigInt(at), size, options), at);
+      bytes.set(await this.#read(pointer + BigInt(at), size, options, epoch), at);
     });
     return bytes;
   }
@@ -229,10 +236,11 @@ export class Remote implements AsyncDisposable {
     if (!(data instanceof Uint8Array)) {
       throw new TypeError(`Cannot write a ${typeof data}: what is written is a Uint8Array`);
     }
+    const epoch = this.#hello?.epoch; // of all pieces, whatever happens between them
     const taken = new Uint8Array(data); // the caller may change its own before the last repeat is sent
     await this.#inPieces(taken.length, async (at, size) => {
       const fields = [pointer + BigInt(at), BigInt(size)];
-      await this.#call("write", fields, options, { data: taken.subarray(at, at + size) });
+      await this.#call("write", fields, options, { data: taken.subarray(at, at + size), epoch });
     });
   }
 
@@ -277,6 +285,17 @@ export class Remote implements AsyncDisposable {
     return undefined;
   }
 
+  /**
+   * Goes on with a daemon that was restarted, after a StaleEpochError. All pointers of before are gone, and
+   * calls that are pending with them are rejected with that error. Resolves with what the daemon tells now;
+   * in the classic protocol, which cannot know, with undefined.
+   */
+  async renew(options: CallOptions = {}): Promise<Hello | undefined> {
+    const { timeout, signal } = this.#check(options);
+    if (!(this.#exchange instanceof TaggedExchange)) return undefined;
+    return this.#hello = decodeHello(await this.#exchange.begin(timeout, signal));
+  }
+
   /** Rejects the calls that are pending, with an AbortError, and lets go of the socket. */
   close(): Promise<void> {
     return this.#exchange.close();
@@ -287,25 +306,44 @@ export class Remote implements AsyncDisposable {
     return this.close();
   }
 
-  #read(pointer: bigint, length: number, options: CallOptions): Promise<Uint8Array> {
-    return this.#call("read", [pointer, BigInt(length)], options, { bodyLength: length });
+  #read(
+    pointer: bigint,
+    length: number,
+    options: CallOptions,
+    epoch: bigint | undefined,
+  ): Promise<Uint8Array> {
+    return this.#call("read", [pointer, BigInt(length)], options, { bodyLength: length, epoch });
   }
 
   #call(
     method: Call["method"],
     fields: readonly bigint[],
     options: CallOptions,
-    { data, bodyLength = REPLY_BODY[METHODS[method].opcode]! }: {
-      data?: Uint8Array;
-      bodyLength?: number;
-    } = {},
+    {
+      data,
+      bodyLength = REPLY_BODY[METHODS[method].opcode]!,
+      epoch = method === "hello" ? undefined : this.#hello?.epoch,
+    }: { data?: Uint8Array; bodyLength?: number; epoch?: bigint | undefined } = {},
   ): Promise<Uint8Array> {
+    const { timeout, signal } = this.#check(options);
+    const unsigned = fields.map((field) => BigInt.asUintN(64, field));
+    return this.#exchange.call({
+      method,
+      fields: unsigned,
+      data,
+      bodyLength,
+      timeout,
+      signal,
+      epoch,
+    });
+  }
+
+  #check(options: CallOptions): { timeout: number; signal: AbortSignal | undefined } {
     checkOptions(options, CALL_OPTIONS);
     const { signal, timeout = this.#timeout } = options;
     checkTimeout(timeout);
     checkSignal(signal);
-    const unsigned = fields.map((field) => BigInt.asUintN(64, field));
-    return this.#exchange.call({ method, fields: unsigned, data, bodyLength, timeout, signal });
+    return { timeout, signal };
   }
 
   /**
@@ -397,11 +435,6 @@ function checkOptions(options: object, example: string): void {
 function checkSignal(signal: AbortSignal | undefined): void {
   if (signal === undefined || signal instanceof AbortSignal) return;
   throw new TypeError(`Cannot take ${signal}: a signal is an AbortSignal`);
-}
-
-function helloCall(timeout: number, signal: AbortSignal | undefined): Call {
-  const bodyLength = REPLY_BODY[METHODS.hello.opcode]!;
-  return { method: "hello", fields: [], bodyLength, timeout, signal };
 }
 
 /**

@@ -170,6 +170,7 @@ class Daemon {
     }
     if (epoch === undefined || epoch === this.#epoch) return;
     this.#epoch = epoch;
+    await this.#remote.renew();
     const names = [...variables.keys()].map((name) => `$${name}`).join(", ");
     throw new UsageError(
       "the daemon was restarted: all pointers from before are stale, and this line was not run",

@@ -5,10 +5,12 @@ import {
   decodeRequest,
   encodeReplyHead,
   FIELD,
+  Flag,
   METHODS,
   REPLY_BODY,
   REPLY_HEAD,
   Request,
+  SESSION_REPLY_BODY,
 } from "../../lib/protocol/wire.ts";
 import {
   type CallOptions,
@@ -17,7 +19,9 @@ import {
   NotThereError,
   RefusedError,
   Remote,
+  StaleEpochError,
 } from "../../lib/client/remote.ts";
+import { ERRNO } from "../../lib/protocol/errno.ts";
 import { LIFETIME_SECONDS } from "../../lib/daemon/duplicate_request_cache.ts";
 import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../../lib/client/transport.ts";
 import { startDaemon } from "../daemon.ts";
@@ -87,7 +91,8 @@ function replyTo(datagram: Uint8Array): Uint8Array<ArrayBuffer> {
   const view = new DataView(datagram.buffer, datagram.byteOffset, datagram.length);
   decodeRequest(view, 0, datagram.length, request);
   const isRead = request.opcode === METHODS.read.opcode;
-  const length = isRead ? request.length : REPLY_BODY[request.opcode]!;
+  const bodies = (request.flags & Flag.session) === 0 ? REPLY_BODY : SESSION_REPLY_BODY;
+  const length = isRead ? request.length : bodies[request.opcode]!;
   const reply = new Uint8Array(REPLY_HEAD + length).fill(1);
   encodeReplyHead(new DataView(reply.buffer), 0, request, 0, length);
   return reply;
@@ -160,7 +165,7 @@ socketTest("Remote has all that the tagged protocol has", async () => {
   await using remote = await Remote.connect({ server: daemon.server });
   assertEquals(remote.protocol, "tagged");
   const { epoch, ...rest } = remote.hello!;
-  assertEquals(rest, { base: BASE, size: BigInt(HEAP), largestDatagram: 65507, version: 1 });
+  assertEquals(rest, { base: BASE, size: BigInt(HEAP), largestDatagram: 65507, version: 2 });
   assertEquals((await remote.ping())!.epoch, epoch);
 
   const pointer = await remote.malloc(8);
@@ -458,6 +463,7 @@ const CALLS: Readonly<
   compareAndSwap: (remote, options) => remote.compareAndSwap(BASE, 0n, 1n, options),
   fetchAndAdd: (remote, options) => remote.fetchAndAdd(BASE, 1n, options),
   ping: (remote, options) => remote.ping(options),
+  renew: (remote, options) => remote.renew(options),
 };
 
 socketTest("Remote rejects options that are none, before it sends anything", async (t) => {
@@ -494,12 +500,13 @@ for (const protocol of PROTOCOLS) {
     for (const [method, call] of Object.entries(CALLS)) {
       await t.step(`${method}()`, async () => {
         const sent = daemon.requests.length;
+        if (protocol === "classic" && method === "renew") return; // has nothing to do
         const early = AbortSignal.abort("too early");
         assertEquals(await reasonOf(call(remote, { signal: early })), "too early");
         assertEquals(daemon.requests.length, sent);
         // What the classic protocol does not answer is done at once, what it lacks is refused at once.
         const waits = protocol === "tagged"
-          ? method !== "ping" // which is answered
+          ? method !== "ping" && method !== "renew" // which are answered
           : ["malloc", "calloc", "read", "ping"].includes(method);
         if (!waits) return;
         aborting = new AbortController();
@@ -779,6 +786,96 @@ socketTest(
     assertEquals(new Set(copies).size, 1);
   },
 );
+
+/** The refusal of a tagged request, in its session. */
+function refusal(datagram: Uint8Array, status: number): Uint8Array<ArrayBuffer> {
+  const reply = replyTo(datagram).subarray(0, REPLY_HEAD);
+  reply.set([status >>> 8, status], 4);
+  reply.fill(0, FIELD);
+  return reply;
+}
+
+const hasSession = (request: Uint8Array) => (request[6]! & Flag.session) !== 0;
+
+socketTest("Remote does without a session where the daemon is of version 1", async () => {
+  await using daemon = new FakeDaemon((request, from, daemon) =>
+    daemon.send(hasSession(request) ? refusal(request, ERRNO.EINVAL) : replyTo(request), from)
+  );
+  await using remote = await Remote.connect({ server: daemon.server, clock: SLOW_CLOCK });
+  assertEquals(remote.protocol, "tagged");
+  assertEquals(await remote.read(BASE, 5), FIVE_ONES);
+  await remote.ping();
+  assertEquals(daemon.requests.map(hasSession), [true, false, false, false]);
+});
+
+socketTest("Remote claims its epoch, and shows its token, in every datagram", async () => {
+  await using daemon = new FakeDaemon((request, from, daemon) =>
+    daemon.send(replyTo(request), from)
+  );
+  await using remote = await Remote.connect({ server: daemon.server, clock: SLOW_CLOCK });
+  await remote.malloc(5);
+  await remote.write(BASE, FIVE_ONES);
+  const sessions = daemon.requests.map((request) => request.subarray(8, 24).toHex());
+  assertEquals(sessions, ["00".repeat(16), "01".repeat(16), "01".repeat(16)]);
+});
+
+socketTest(
+  "Remote sends again what was too much for now, and says so when its time is up",
+  async () => {
+    let refusals = 2;
+    await using daemon = new FakeDaemon(tagged(async (request, from, daemon) => {
+      const isTooMuch = request.at(-1) === 13 || refusals-- > 0;
+      await daemon.send(isTooMuch ? refusal(request, ERRNO.EAGAIN) : replyTo(request), from);
+    }));
+    await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+    assertEquals(await remote.read(BASE, 5), FIVE_ONES);
+    const tags = daemon.requests.slice(1).map((request) => request.subarray(0, 4).toHex());
+    assertEquals([tags.length, new Set(tags).size], [3, 1]);
+    const reading = remote.read(BASE, 13, { timeout: 100 });
+    assertEquals((await assertRejects(() => reading, RefusedError)).errno, "EAGAIN");
+  },
+);
+
+socketTest("Remote gets a new token when the daemon wants one", async () => {
+  await using daemon = new FakeDaemon(async (request, from, daemon) => {
+    const proven = request.subarray(16, 24).toHex() === "02".repeat(8);
+    const reply = isHello(request) || proven ? replyTo(request) : refusal(request, ERRNO.EPERM);
+    // The first token is soon too old.
+    if (isHello(request) && daemon.requests.length > 1) reply.fill(2, REPLY_HEAD + 5 * FIELD);
+    await daemon.send(reply, from);
+  });
+  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  const all = await Promise.all([remote.read(BASE, 5), remote.read(BASE, 5)]);
+  assertEquals(all, [FIVE_ONES, FIVE_ONES]);
+  assertEquals(daemon.requests.filter(isHello).length, 2);
+});
+
+socketTest("Remote refuses pointers of a daemon's earlier life until it is renewed", async () => {
+  const first = await startDaemon();
+  const { server } = first;
+  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
+  const { epoch } = remote.hello!;
+  const pointer = await remote.malloc(5);
+  await first[Symbol.asyncDispose]();
+  await using second = await startDaemon({ port: Number(server.split(":")[1]) });
+  await using stranger = await Remote.connect({ server });
+  assertEquals(await stranger.malloc(5), pointer);
+  for (const call of [() => remote.free(pointer), () => remote.malloc(5)]) {
+    const error = await assertRejects(call, StaleEpochError);
+    assertEquals([error.name, error.errno], ["StaleEpochError", "ESTALE"]);
+  }
+  assertEquals((await remote.ping())!.epoch, stranger.hello!.epoch);
+  await assertRejects(() => remote.free(pointer), StaleEpochError);
+  const writing = remote.write(pointer, new Uint8Array(10_000_000)).catch((error) => error);
+  const hello = await remote.renew();
+  assert(await writing instanceof StaleEpochError);
+  assert(hello!.epoch !== epoch);
+  assertEquals(remote.hello, hello);
+  await remote.free(await remote.malloc(5));
+  assertEquals(second.count("blocks"), 1);
+  await using classic = await Remote.connect({ server, protocol: "classic" });
+  assertEquals(await classic.renew(), undefined);
+});
 
 socketTest("Remote talks to a daemon over IPv6", async () => {
   await using daemon = await startDaemon({ hostname: "::1" });

@@ -308,7 +308,7 @@ Deno.test("mallocd-client info prints what the daemon tells", async () => {
   assertEquals(
     { ...outcome, stdout: stdout.replace(/0x[0-9a-f]{16}/, "EPOCH") },
     done(
-      `server: ${daemon.server}\nprotocol: tagged 1\nepoch: EPOCH\nbase: ${FIRST}\n` +
+      `server: ${daemon.server}\nprotocol: tagged 2\nepoch: EPOCH\nbase: ${FIRST}\n` +
         "size: 1610612736 (1.5GiB)\nlargest datagram: 65507\n",
     ),
   );

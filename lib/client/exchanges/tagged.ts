@@ -2,6 +2,8 @@
  * The client side of the tagged protocol: any number of calls in flight over one socket, told apart by
  * their tags. A call is sent again, with the same tag, until it is answered: the daemon's duplicate
  * request cache makes that harmless. Calls that are made in one turn of the event loop share datagrams.
+ * Each datagram says in what session it is (docs/protocol.md, section 6.14): a daemon that was restarted
+ * does nothing with pointers of before.
  */
 
 import {
@@ -13,6 +15,7 @@ import {
   NoReplyError,
   NotThereError,
   RefusedError,
+  StaleEpochError,
   untilAborted,
   withResolvers,
 } from "../exchange.ts";
@@ -22,8 +25,12 @@ import {
   FIELD,
   METHODS,
   Reply,
+  REPLY_BODY,
   REPLY_HEAD,
+  SESSION,
+  type Session,
 } from "../../protocol/wire.ts";
+import { ERRNO } from "../../protocol/errno.ts";
 import type { Clock, Transport } from "../transport.ts";
 
 /** Retransmission: each wait is twice the one before, up to this, with jitter. */
@@ -52,7 +59,12 @@ interface Pending extends Call {
   /** When it is to be sent again; Infinity until it is sent. */
   due: number;
   settled: boolean;
+  /** An errno with which it was refused for now; 0 if it was not. */
+  refusedWith: number;
 }
+
+/** Where the token lies in the reply to a hello in a session. */
+const TOKEN_AT = 5 * FIELD;
 
 export class TaggedExchange implements Exchange {
   readonly protocol = "tagged";
@@ -73,12 +85,15 @@ export class TaggedExchange implements Exchange {
   #wake = Infinity;
   #cancelTimer: () => void = () => {};
   readonly #reply = new Reply();
+  /** Undefined for a daemon of version 1, which knows no sessions. */
+  #session: Session | undefined = { epoch: 0n, token: 0n };
+  #proving = false;
 
   constructor(transport: Transport, clock: Clock) {
     this.#transport = transport;
     this.#clock = clock;
     const datagramSize = transport.jumbo ? JUMBO_DATAGRAM : NETWORK_DATAGRAM;
-    this.chunk = datagramSize - 3 * FIELD;
+    this.chunk = datagramSize - SESSION - 3 * FIELD;
     this.#datagram = new DataView(new ArrayBuffer(datagramSize));
     this.#nextTag = Math.floor(clock.random() * 2 ** 32);
     transport.onDatagram = (datagram) => this.#take(datagram);
@@ -87,6 +102,7 @@ export class TaggedExchange implements Exchange {
   call(call: Call): Promise<Uint8Array> {
     if (this.#closed) return Promise.reject(closedError(call));
     if (call.signal?.aborted) return Promise.reject(call.signal.reason);
+    if (this.#isStale(call)) return Promise.reject(new StaleEpochError(describe(call)));
     const { promise, resolve, reject } = withResolvers<Uint8Array>();
     const request = FIELD * (call.fields.length + 1) + (call.data?.length ?? 0);
     const pending: Pending = {
@@ -100,11 +116,48 @@ export class TaggedExchange implements Exchange {
       wait: FIRST_WAIT_MS,
       due: Infinity,
       settled: false,
+      refusedWith: 0,
     };
     this.#pending.set(pending.tag, pending);
     this.#waiting.add(pending);
     this.#scheduleFlush();
     return untilAborted(call, promise, (reason) => this.#settle(pending, () => reject(reason)));
+  }
+
+  /**
+   * Says hello, and takes over the session that it begins. Resolves with the reply's body. Calls that are
+   * pending with another epoch are rejected: they must not be sent again in this one.
+   */
+  async begin(timeout: number, signal: AbortSignal | undefined): Promise<Uint8Array> {
+    const hello = helloCall(timeout, signal);
+    let body: Uint8Array;
+    try {
+      body = await this.call(hello);
+    } catch (error) {
+      const isOld = error instanceof RefusedError && error.errno === "EINVAL";
+      if (!isOld || this.#session === undefined) throw error;
+      this.#session = undefined;
+      return await this.call(hello);
+    }
+    if (this.#session === undefined) return body;
+    this.#session.epoch = new DataView(body.buffer, body.byteOffset).getBigUint64(0);
+    for (const call of this.#pending.values()) {
+      if (!this.#isStale(call)) continue;
+      this.#settle(call, () => call.reject(new StaleEpochError(describe(call))));
+    }
+    return body;
+  }
+
+  #isStale({ epoch }: Call): boolean {
+    return epoch !== undefined && this.#session !== undefined && epoch !== this.#session.epoch;
+  }
+
+  /** Gets a token that is good, for what was refused without one is sent again when it is due. */
+  async #prove(timeout: number): Promise<void> {
+    if (this.#proving) return;
+    this.#proving = true;
+    await this.call(helloCall(timeout, undefined)).catch(() => {}); // the calls that want it have a timeout
+    this.#proving = false;
   }
 
   async close(): Promise<void> {
@@ -151,11 +204,14 @@ export class TaggedExchange implements Exchange {
     }
     let now = this.#clock.now();
     let length = 0;
-    let cost = 0;
+    let cost = SESSION;
     for (const call of batch) {
-      if (cost > 0 && cost + call.cost > this.#datagram.byteLength) {
+      // Hello comes first: the session flag, by which it tells more, is for the first of a datagram.
+      const isFull = cost + call.cost > this.#datagram.byteLength;
+      if (length > 0 && (isFull || call.method === "hello")) {
         await this.#send(length, cost);
-        length = cost = 0;
+        length = 0;
+        cost = SESSION;
         now = this.#clock.now();
       }
       // Whoever gave it up, perhaps just now, may be using its data for something else.
@@ -164,6 +220,7 @@ export class TaggedExchange implements Exchange {
       length += encodeRequest(this.#datagram, length, method, fields, {
         tag,
         ...(data && { data }),
+        ...(length === 0 && this.#session && { session: this.#session }),
       });
       cost += call.cost;
       this.#arm(call, now);
@@ -207,8 +264,11 @@ export class TaggedExchange implements Exchange {
       }
       absent ??= this.#transport.isAbsent();
       if (absent || now >= call.deadline) {
+        const asked = describe(call);
         const Reason = absent ? NotThereError : NoReplyError;
-        const error = new Reason(describe(call), this.#transport.server, call.timeout);
+        const error = call.refusedWith !== 0
+          ? RefusedError.fromErrno(asked, call.refusedWith)
+          : new Reason(asked, this.#transport.server, call.timeout);
         this.#settle(call, () => call.reject(error));
       } else {
         call.due = Infinity; // until it is sent
@@ -227,10 +287,21 @@ export class TaggedExchange implements Exchange {
       const call = this.#pending.get(reply.tag);
       if (call === undefined || METHODS[call.method].opcode !== reply.opcode) continue;
       const { status } = reply;
+      const isHello = call.method === "hello";
+      if (!isHello && (status === ERRNO.EAGAIN || status === ERRNO.EPERM)) {
+        call.refusedWith = status; // nothing was done: it is sent again when it is due
+        if (status === ERRNO.EPERM) this.#prove(call.timeout);
+        continue;
+      }
       const body = datagram.slice(reply.body, reply.body + reply.bodyLength);
+      const tellsToken = isHello && status === 0 && body.length >= TOKEN_AT + FIELD;
+      if (tellsToken && this.#session !== undefined) {
+        this.#session.token = bytes.getBigUint64(reply.body + TOKEN_AT);
+      }
       this.#settle(call, () => {
-        if (status !== 0) call.reject(RefusedError.fromErrno(describe(call), status));
-        else if (body.length === call.bodyLength) call.resolve(body);
+        if (status === ERRNO.ESTALE) call.reject(new StaleEpochError(describe(call)));
+        else if (status !== 0) call.reject(RefusedError.fromErrno(describe(call), status));
+        else if (body.length === call.bodyLength || tellsToken) call.resolve(body);
         else call.reject(new RefusedError(describe(call), undefined, "reply of a wrong length"));
       });
     }
@@ -249,4 +320,9 @@ export class TaggedExchange implements Exchange {
     outcome();
     if (this.#waiting.size > 0) this.#scheduleFlush();
   }
+}
+
+function helloCall(timeout: number, signal: AbortSignal | undefined): Call {
+  const bodyLength = REPLY_BODY[METHODS.hello.opcode]!;
+  return { method: "hello", fields: [], bodyLength, timeout, signal };
 }
