@@ -13,7 +13,7 @@
  *     +---------------+-------+-------------------------------+     zero where nobody asked for it
  */
 
-import { SOURCE_BYTES } from "./address.ts";
+import { hashAddress, SOURCE_BYTES } from "./address.ts";
 import {
   type Arena,
   CMSGHDR,
@@ -415,14 +415,8 @@ export class Outgoing {
     return isLimited ? this.#limits[destination]! : this.#maxSegment;
   }
 
-  /** The hash of a peer's address, without its port, and of our own. */
   #destinationOf(peer: number): number {
     if (peer === CONNECTED) return 0;
-    let hash = this.#seed;
-    for (let i = 4; i < SOURCE_BYTES; i += 4) {
-      hash = Math.imul(hash ^ this.#view.getInt32(peer + i), 0x9e3779b1);
-      hash ^= hash >>> 13;
-    }
-    return hash & (DESTINATIONS - 1);
+    return hashAddress(this.#view, peer, this.#seed) % DESTINATIONS;
   }
 }

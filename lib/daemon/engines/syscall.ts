@@ -46,6 +46,14 @@ import type { Report, Start } from "./syscall_worker.ts";
 /** Room in the kernel for replies that wait for an interface, as one batch may bring. */
 const SEND_BUFFER = 4 * 1024 * 1024;
 
+/**
+ * Sockets among which answers are shared out by address: those to whom has proven his, and those to the
+ * rest. The kernel keeps about 200 KB for each neighbour that it looks for, so that a full neighbourhood
+ * of 250 does not fill so many send buffers.
+ */
+const PROVEN_SOCKETS = 8;
+const UNPROVEN_SOCKETS = 32;
+
 const WORKER = new URL("./syscall_worker.ts", import.meta.url);
 
 /** Rejects with Unavailable if this system, or what is permitted on it, is not enough. */
@@ -61,7 +69,6 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   const { port, name } = socket;
   const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const granted = socket.setReceiveBuffer(receiveBuffer);
-  socket.setSendBuffer(SEND_BUFFER);
   // The kernel may be too old for the rest: each of them is done without.
   socket.set(SOL_SOCKET, SO_RXQ_OVFL, int(1));
   socket.set(SOL_UDP, UDP_GRO, int(1));
@@ -69,8 +76,12 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   if (isWildcard(hostname)) socket.reportLocalAddress();
   let worker: { ended: Promise<void> };
   try {
-    const unproven = isLoopback(hostname) ? socket.fd : socket.openSecond();
-    const sockets = { proven: socket.fd, unproven };
+    const others = isLoopback(hostname) ? [] : socket.openOthers(PROVEN_SOCKETS + UNPROVEN_SOCKETS);
+    const sockets = {
+      first: socket.fd,
+      proven: others.slice(0, PROVEN_SOCKETS),
+      unproven: others.slice(PROVEN_SOCKETS),
+    };
     worker = await startWorker({ options, sockets, port, name, spin, segments, stop });
   } catch (error) {
     socket.close();
@@ -150,8 +161,8 @@ class Socket {
     return new Uint8Array(this.#name.buffer);
   }
 
-  /** The second socket, if there is one. */
-  #second = -1;
+  /** All of the port: this one, and the others. */
+  readonly #fds: number[] = [];
 
   constructor(libc: Libc, hostname: string, port: number) {
     this.#libc = libc;
@@ -160,6 +171,7 @@ class Socket {
     name.setUint32(SCOPE, this.#scopeOf(hostname), true);
     const family = name.getUint16(0, true);
     this.fd = libc.symbols.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (this.fd >= 0) this.#fds.push(this.fd);
     if (
       this.fd < 0 ||
       libc.symbols.bind(this.fd, name, SOURCE_BYTES) !== 0 ||
@@ -170,6 +182,7 @@ class Socket {
       throw error;
     }
     this.port = name.getUint16(2);
+    setSendBuffer(libc, this.fd);
   }
 
   /** The number of the interface that an IPv6 address names after "%" (RFC 4007, section 11); 0 if none. */
@@ -183,26 +196,32 @@ class Socket {
   }
 
   /**
-   * Another socket on the same port, which has a send buffer of its own and receives nothing: what is
-   * stuck in one buffer, because its receiver cannot be reached, does not hold up what goes through the
-   * other. The first one is bound before others may share its port, and stops them when the second has
-   * joined, so that no other process can. Where the kernel will not have it, the first does for both.
+   * Opens other sockets on the same port, which have send buffers of their own and receive nothing: what
+   * is stuck in one buffer, because its receiver is slow or cannot be reached, does not hold up what goes
+   * through the others. The first one is bound before others may share its port, and stops them when
+   * these have joined, so that no other process can. Returns those that the kernel will have.
    */
-  openSecond(): number {
-    const { socket, bind, setsockopt, close } = this.#libc.symbols;
-    const fd = socket(this.#name.getUint16(0, true), SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) return this.fd;
-    const set = (option: number, value: BufferSource) =>
-      setsockopt(fd, SOL_SOCKET, option, value, value.byteLength) === 0;
+  openOthers(count: number): number[] {
+    const { socket, bind, setsockopt } = this.#libc.symbols;
+    const joined: number[] = [];
     this.set(SOL_SOCKET, SO_REUSEPORT, int(1));
-    const joined = set(SO_REUSEPORT, int(1)) && bind(fd, this.#name, SOURCE_BYTES) === 0 &&
-      set(SO_ATTACH_REUSEPORT_CBPF, this.#toFirst());
-    this.set(SOL_SOCKET, SO_REUSEPORT, int(0));
-    if (!joined) {
-      close(fd);
-      return this.fd;
+    while (joined.length < count) {
+      const fd = socket(this.#name.getUint16(0, true), SOCK_DGRAM | SOCK_CLOEXEC, 0);
+      if (fd < 0) break;
+      this.#fds.push(fd);
+      const set = (option: number, value: BufferSource) =>
+        setsockopt(fd, SOL_SOCKET, option, value, value.byteLength) === 0;
+      if (!set(SO_REUSEPORT, int(1)) || bind(fd, this.#name, SOURCE_BYTES) !== 0) break;
+      // Before the next one joins: all that come after it are steered by it, too.
+      if (joined.length === 0 && !set(SO_ATTACH_REUSEPORT_CBPF, this.#toFirst())) {
+        this.#libc.symbols.close(this.#fds.pop()!); // or it would receive
+        break;
+      }
+      setSendBuffer(this.#libc, fd);
+      joined.push(fd);
     }
-    return this.#second = fd;
+    this.set(SOL_SOCKET, SO_REUSEPORT, int(0));
+    return joined;
   }
 
   /** A filter that gives each datagram to the socket that was bound first: ret #0. */
@@ -236,20 +255,13 @@ class Socket {
     return doubled[0]! / 2;
   }
 
-  setSendBuffer(bytes: number): void {
-    if (!this.set(SOL_SOCKET, SO_SNDBUFFORCE, int(bytes))) {
-      this.set(SOL_SOCKET, SO_SNDBUF, int(bytes));
-    }
-  }
-
   /** Wakes who waits for a datagram. The call fails, because the socket is not connected; it works. */
   wake(): void {
     this.#libc.symbols.shutdown(this.fd, SHUT_RD);
   }
 
   close(): void {
-    if (this.fd >= 0) this.#libc.symbols.close(this.fd);
-    if (this.#second >= 0) this.#libc.symbols.close(this.#second);
+    for (const fd of this.#fds) this.#libc.symbols.close(fd);
     this.#libc.close();
   }
 
@@ -263,4 +275,11 @@ class Socket {
 
 function int(value: number): Int32Array<ArrayBuffer> {
   return new Int32Array([value]);
+}
+
+function setSendBuffer(libc: Libc, fd: number): void {
+  const bytes = int(SEND_BUFFER);
+  for (const option of [SO_SNDBUFFORCE, SO_SNDBUF]) {
+    if (libc.symbols.setsockopt(fd, SOL_SOCKET, option, bytes, bytes.byteLength) === 0) return;
+  }
 }

@@ -16,6 +16,7 @@ import { Counter, type Counters } from "../counters.ts";
 import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
+import { hashAddress } from "../../system/address.ts";
 import {
   Arena,
   Errno,
@@ -37,12 +38,12 @@ import {
 export interface Start {
   options: EngineOptions;
   /**
-   * The socket that receives and answers those who have proven their address, one for answers to the
-   * others, which may be the same, and the port of both.
+   * The socket that receives; those that answer who has proven his address, and those that answer the
+   * others, where the first one does not; and the port of all.
    */
-  sockets: { proven: number; unproven: number };
+  sockets: { first: number; proven: readonly number[]; unproven: readonly number[] };
   port: number;
-  /** The address that both are bound to, as bytes. */
+  /** The address that all are bound to, as bytes. */
   name: Uint8Array;
   spin: number;
   /** Whether the kernel knows UDP_SEGMENT. */
@@ -83,8 +84,10 @@ class Loop {
   readonly #arena = new Arena(this.#libc, LAYOUT.bytes);
   readonly #incoming = new Incoming(this.#libc, this.#arena, INCOMING);
   readonly #outgoing: Outgoing;
-  readonly #proven: number;
-  readonly #unproven: number;
+  readonly #first: number;
+  readonly #proven: readonly number[];
+  readonly #unproven: readonly number[];
+  readonly #seed = crypto.getRandomValues(new Int32Array(1))[0]!;
   readonly #spin: number;
   readonly #stop: Int32Array<SharedArrayBuffer>;
   readonly #counters: Counters;
@@ -93,6 +96,7 @@ class Loop {
   #drops = 0;
 
   constructor({ options, sockets, port, spin, segments, stop }: Start) {
+    this.#first = sockets.first;
     this.#proven = sockets.proven;
     this.#unproven = sockets.unproven;
     this.#spin = spin;
@@ -109,14 +113,14 @@ class Loop {
   probe(name: Uint8Array): void {
     const { view } = this.#arena;
     for (const [i, byte] of name.entries()) view.setUint8(SELF + i, byte);
-    const sockets = new Set([this.#proven, this.#unproven]);
+    const sockets = [this.#first, ...this.#proven, ...this.#unproven];
     for (const socket of sockets) this.#outgoing.add(0, socket, SELF);
     this.#outgoing.flush();
     if (this.#outgoing.lost > 0) throw new Unavailable("Cannot send by sendmmsg");
     this.#outgoing.sent = 0;
-    let missing = sockets.size;
+    let missing = sockets.length;
     for (const start = performance.now(); missing > 0;) {
-      const messages = this.#incoming.receive(this.#proven, 1, MSG_DONTWAIT);
+      const messages = this.#incoming.receive(this.#first, 1, MSG_DONTWAIT);
       if (messages > 0) {
         if (view.getUint16(this.#incoming.peerOf(0) + 2) !== view.getUint16(SELF + 2)) {
           this.#serve(0); // somebody has not waited
@@ -157,7 +161,7 @@ class Loop {
   }
 
   #tryReceive(flags: number): number {
-    const messages = this.#incoming.receive(this.#proven, BATCH, flags);
+    const messages = this.#incoming.receive(this.#first, BATCH, flags);
     if (messages >= 0) return messages;
     if (messages !== -Errno.EAGAIN && messages !== -Errno.EINTR) {
       this.#counters[Counter.receiveErrors]!++;
@@ -185,9 +189,14 @@ class Loop {
 
   #answer(at: number, length: number, peer: number): void {
     const replyLength = this.#service.serve(at, length, this.#outgoing.room(), peer);
-    if (replyLength === NO_REPLY) return;
-    const socket = this.#service.proven === 0 ? this.#unproven : this.#proven;
-    this.#outgoing.add(replyLength, socket, peer);
+    if (replyLength !== NO_REPLY) this.#outgoing.add(replyLength, this.#socketFor(peer), peer);
+  }
+
+  /** Whoever does not fetch answers fills the send buffer of a few others, not that of all. */
+  #socketFor(peer: number): number {
+    const sockets = this.#service.proven === 0 ? this.#unproven : this.#proven;
+    if (sockets.length === 0) return this.#first;
+    return sockets[hashAddress(this.#arena.view, peer, this.#seed) % sockets.length]!;
   }
 }
 
