@@ -13,8 +13,8 @@ export interface Server extends AsyncDisposable {
 }
 
 /** The daemon of this source tree, on a free port. */
-export function startMallocd(engine: string): Promise<Server> {
-  const args = ["-P=daemon", "--allow-read=lib", "main.ts", "--port", "0", "--engine", engine];
+export function startMallocd(engine: string, ...options: string[]): Promise<Server> {
+  const args = ["-P=daemon", "main.ts", "--port", "0", "--engine", engine, ...options];
   return startServer(args, "stderr");
 }
 
