@@ -4,7 +4,7 @@ import { newCounters } from "../lib/daemon/counters.ts";
 import type { EngineOptions } from "../lib/daemon/engine.ts";
 import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
-import { NO_REPLY, Service, type ServiceOptions } from "../lib/daemon/service.ts";
+import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
 import { SOURCE_BYTES, writeSource } from "../lib/system/address.ts";
 
 /** Numbers that look random and are the same for the same seed: xorshift (Marsaglia, 2003). */
@@ -72,6 +72,7 @@ export interface BoxOptions extends Partial<ServiceOptions> {
   strict?: boolean;
   port?: number;
   validated?: boolean;
+  workPerTurn?: number;
 }
 
 /** A service with a heap of its own; requests and replies are hex. */
@@ -83,10 +84,17 @@ export class Box {
   readonly #bytes = new Uint8Array(this.io.buffer);
 
   constructor(
-    { size = MIN_HEAP, strict = false, port = 0, validated, ...options }: BoxOptions = {},
+    {
+      size = MIN_HEAP,
+      strict = false,
+      port = 0,
+      workPerTurn = WORK_PER_TURN,
+      validated,
+      ...options
+    }: BoxOptions = {},
   ) {
     const { io, clock } = this;
-    this.heap = new Heap({ memory: newHeapMemory(size), size, io, strict });
+    this.heap = new Heap({ memory: newHeapMemory(size), size, io, strict, workPerTurn });
     this.service = new Service(
       { replayCache: 64, counters: newCounters(), clock, ...options },
       { heap: this.heap, io, port, validated },
@@ -113,6 +121,7 @@ export class Box {
   askBytes(request: Uint8Array): Uint8Array | undefined {
     this.#bytes.set(request, REQUEST);
     this.#bytes.fill(UNTOUCHED, REPLY + MAX_DATAGRAM, SOURCE);
+    this.service.beginTurn();
     const length = this.service.serve(REQUEST, request.length, REPLY, SOURCE);
     if (this.#bytes.subarray(REPLY + MAX_DATAGRAM, SOURCE).some((byte) => byte !== UNTOUCHED)) {
       throw new Error("The service wrote more than MAX_DATAGRAM bytes to the reply");

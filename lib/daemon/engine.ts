@@ -5,7 +5,7 @@
 
 import { Heap, newHeapMemory } from "../heap/heap.ts";
 import type { SecretFiles } from "./engines/quic_secrets.ts";
-import { Service, type ServiceOptions } from "./service.ts";
+import { Service, type ServiceOptions, WORK_PER_TURN } from "./service.ts";
 
 /** Room in the kernel for datagrams that wait to be served: bursts of some ten thousand small ones. */
 export const DEFAULT_RECEIVE_BUFFER = 4 * 1024 * 1024;
@@ -58,6 +58,12 @@ export function newService(
   { validated = false } = {},
 ): Service {
   const { memory: size, strict } = options;
-  const heap = new Heap({ memory: newHeapMemory(size), size, io, strict });
+  const heap = new Heap({
+    memory: newHeapMemory(size),
+    size,
+    io,
+    strict,
+    workPerTurn: WORK_PER_TURN,
+  });
   return new Service(options, { heap, io, port, validated });
 }

@@ -14,7 +14,7 @@ import { programHelp } from "../cli/help.ts";
 import { isLoopback } from "../system/address.ts";
 import { VERSION } from "../cli/version.ts";
 
-/** How long the engine may take to end. A single datagram can hold requests that copy gigabytes. */
+/** How long the engine may take to end. */
 const CLOSE_MS = 2000;
 
 /** Runs the daemon until a signal ends it, and returns the exit code. */

@@ -9,13 +9,13 @@ import { ERRNO } from "../protocol/errno.ts";
 /** A refusal's number; `Refusal.none` (0) means that nothing was refused. The heap's come first. */
 export const Refusal = {
   ...HeapRefusal,
-  truncated: 7,
-  badWord: 8,
-  unknownMethod: 9,
-  tooLong: 10,
-  unproven: 11,
-  staleEpoch: 12,
-  tagReused: 13,
+  truncated: 8,
+  badWord: 9,
+  unknownMethod: 10,
+  tooLong: 11,
+  unproven: 12,
+  staleEpoch: 13,
+  tagReused: 14,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -28,6 +28,7 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   misaligned: ERRNO.EINVAL,
   notAllocated: ERRNO.EINVAL,
   alreadyFree: ERRNO.EINVAL,
+  overBudget: ERRNO.EAGAIN,
   truncated: ERRNO.EINVAL,
   badWord: ERRNO.EINVAL,
   unknownMethod: ERRNO.ENOSYS,

@@ -45,6 +45,12 @@ export const NO_REPLY = -1;
  */
 export const AMPLIFICATION = 3;
 
+/**
+ * Bytes that may be moved and cleared in one turn, the time between two looks at the socket: a few
+ * milliseconds, most of them the kernel's where the pages were never touched (docs/operations.md).
+ */
+export const WORK_PER_TURN = 4 * 1024 ** 2;
+
 /** Replies that one datagram can carry: at the least, each is a head. */
 const MAX_REPLIES = Math.floor(MAX_DATAGRAM / REPLY_HEAD);
 
@@ -181,6 +187,11 @@ export class Service {
     if (excess > 0 && this.proven === 0 && this.#budget !== undefined) {
       this.#budget.spend(source, excess);
     }
+  }
+
+  /** To be called before each batch of datagrams, which shares one budget of work. */
+  beginTurn(): void {
+    this.heap.beginTurn();
   }
 
   /** Sections 4 and 5 of the paper; what it leaves open is settled in docs/protocol.md. */

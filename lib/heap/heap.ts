@@ -53,6 +53,8 @@ export interface HeapOptions {
   io: WebAssembly.Memory;
   /** Admit only bytes inside one live allocation; otherwise any address in the heap will do. */
   strict?: boolean;
+  /** Bytes that may be moved and cleared before the next `beginTurn`; no limit if it is left out. */
+  workPerTurn?: number;
 }
 
 /** An address and a length, as a client names them or as they are told to it. */
@@ -94,8 +96,11 @@ export class Heap {
   readonly #dirty: Uint8Array;
   /** For each region, how many of its pages are dirty. */
   readonly #dirtyPages: Uint16Array;
+  readonly #workPerTurn: number;
+  /** Bytes that may still be moved and cleared in this turn; it can be overdrawn by small requests. */
+  #budget: number;
 
-  constructor({ memory, size, io, strict = false }: HeapOptions) {
+  constructor({ memory, size, io, strict = false, workPerTurn = Infinity }: HeapOptions) {
     this.size = size;
     this.buddy = new Buddy(size / GRAIN);
     this.#strict = strict;
@@ -103,18 +108,30 @@ export class Heap {
     this.#bulk = bulk(memory, io);
     this.#dirty = new Uint8Array(Math.ceil(size / PAGE));
     this.#dirtyPages = new Uint16Array(Math.ceil(this.#dirty.length / 2 ** REGION_SHIFT));
+    this.#workPerTurn = workPerTurn;
+    this.#budget = workPerTurn;
+  }
+
+  /** Whoever else waits has been served: there is time for work again. */
+  beginTurn(): void {
+    this.#budget = this.#workPerTurn;
   }
 
   /**
    * Allocates at least `span.length` bytes, zeroed, at a multiple of GRAIN, and sets `span.pointer` to
-   * their address. Like the malloc(3) of glibc, it gives 0 bytes an address of their own, too.
+   * their address. Like the malloc(3) of glibc, it gives 0 bytes an address of their own, too. If there
+   * is more to clear than this turn has time for, it clears what it can and is refused: the next try has
+   * less to do.
    */
   malloc(span: Span): Refusal {
     if (span.length > this.size) return Refusal.outOfMemory;
     const order = orderFor(span.length);
     const grain = this.buddy.allocate(order);
     if (grain === NONE) return Refusal.outOfMemory;
-    this.#zero(grain << GRAIN_SHIFT, (1 << order) * GRAIN);
+    if (!this.#zero(grain << GRAIN_SHIFT, (1 << order) * GRAIN)) {
+      this.buddy.free(grain);
+      return Refusal.overBudget;
+    }
     setOffset(span, grain * GRAIN);
     return Refusal.none;
   }
@@ -152,7 +169,9 @@ export class Heap {
    * Makes the allocation at `span.pointer` one of at least `span.length` bytes; `span.pointer` changes
    * if it cannot grow in place. What it holds is kept up to the smaller length; all bytes after that
    * are zero. As POSIX has it, NULL makes this a malloc; for 0 bytes it frees the allocation and gives
-   * NULL, like glibc. When it is refused, nothing has changed.
+   * NULL, like glibc. When it is refused, nothing has changed, except that one which shrinks and is over
+   * the budget may have cleared some of the bytes that it gives up. What cannot be moved within one turn
+   * is not moved at all: it is refused as out of memory.
    */
   realloc(span: Span): Refusal {
     if (span.pointer === NULL) return this.malloc(span);
@@ -172,19 +191,30 @@ export class Heap {
     if (span.length > this.size) return Refusal.outOfMemory;
     const wanted = orderFor(span.length);
     const usable = (1 << wanted) * GRAIN;
-    const used = Math.min((1 << order) * GRAIN, usable);
-    let target = grain;
     if (!this.buddy.resize(grain, order, wanted)) {
-      target = this.buddy.allocate(wanted);
-      if (target === NONE) return Refusal.outOfMemory;
-      const to = target * GRAIN;
-      this.#zero(to | 0, used);
-      this.#copy(to, offset, used);
-      this.buddy.free(grain);
-      setOffset(span, to);
+      return this.#move(span, grain, (1 << order) * GRAIN, wanted);
     }
-    const kept = Math.min(used, span.length);
-    this.#zero((target * GRAIN + kept) | 0, usable - kept);
+    const kept = Math.min((1 << order) * GRAIN, span.length);
+    if (this.#zero((offset + kept) | 0, usable - kept)) return Refusal.none;
+    this.buddy.resize(grain, wanted, order);
+    return Refusal.overBudget;
+  }
+
+  /** Moves the allocation at `grain`, of `used` bytes, to a larger block. */
+  #move(span: Span, grain: number, used: number, wanted: number): Refusal {
+    const offset = grain * GRAIN;
+    const work = used <= PAGE ? 0 : this.#dirtyBytes(offset, used);
+    if (work > this.#workPerTurn) return Refusal.outOfMemory;
+    const target = this.buddy.allocate(wanted);
+    if (target === NONE) return Refusal.outOfMemory;
+    const to = target * GRAIN;
+    if (!this.#zero(to | 0, (1 << wanted) * GRAIN) || work > 0 && work > this.#budget) {
+      this.buddy.free(target);
+      return Refusal.overBudget;
+    }
+    this.#copy(to, offset, used);
+    this.buddy.free(grain);
+    setOffset(span, to);
     return Refusal.none;
   }
 
@@ -265,23 +295,44 @@ export class Heap {
 
   /**
    * Zeroes bytes, leaving alone the pages that were not written since they were last zeroed. The offset
-   * comes as a 32-bit integer, negative from 2 GiB on, which no call boxes.
+   * comes as a 32-bit integer, negative from 2 GiB on, which no call boxes. False if this turn has not
+   * the time for all of it; what is no more than a page is always done.
    */
-  #zero(offset32: number, length: number): void {
-    if (length === 0) return;
+  #zero(offset32: number, length: number): boolean {
+    if (length === 0) return true;
     const offset = offset32 >>> 0;
     const end = offset + length;
     const last = (end - 1) >>> PAGE_SHIFT;
     let page = this.#nextDirty(offset >>> PAGE_SHIFT, last);
     for (; page <= last; page = this.#nextDirty(page + 1, last)) {
+      if (this.#budget <= 0 && length > PAGE) return false;
       const from = Math.max(offset, page * PAGE);
       const to = Math.min(end, (page + 1) * PAGE);
       this.#bulk.zero(from | 0, (to - from) | 0);
+      this.#budget -= to - from;
       if (to - from === PAGE) {
         this.#dirty[page] = 0;
         this.#dirtyPages[page >>> REGION_SHIFT]!--;
       }
     }
+    return true;
+  }
+
+  /** How much of a block lies in dirty pages, in bytes; whole regions are not looked through. */
+  #dirtyBytes(offset: number, length: number): number {
+    const end = Math.ceil((offset + length) / PAGE);
+    const region = 1 << REGION_SHIFT;
+    let pages = 0;
+    for (let page = Math.floor(offset / PAGE); page < end;) {
+      if ((page & (region - 1)) === 0 && page + region <= end) {
+        pages += this.#dirtyPages[page >>> REGION_SHIFT]!;
+        page += region;
+      } else {
+        pages += this.#dirty[page]!;
+        page++;
+      }
+    }
+    return pages * PAGE;
   }
 
   /** Copies bytes to where all is zero; so what lies in clean pages need not be copied. */
@@ -295,6 +346,7 @@ export class Heap {
       const to = target + from - offset;
       this.#markDirty(to >>> PAGE_SHIFT, (to + size - 1) >>> PAGE_SHIFT);
       this.#bulk.move(to | 0, from | 0, size | 0);
+      this.#budget -= size;
     }
   }
 }

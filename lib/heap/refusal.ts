@@ -9,6 +9,7 @@ export const Refusal = {
   misaligned: 4,
   notAllocated: 5,
   alreadyFree: 6,
+  overBudget: 7,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];

@@ -678,3 +678,63 @@ Deno.test("Service answers at any length when the engine has validated who asks"
     assertEquals(reply?.length, length);
   }
 });
+
+Deno.test("serve() clears and moves no more in a turn than it has time for, and says EAGAIN", () => {
+  const KIB = 1024;
+  const box = new Box({ size: 1024 * KIB, workPerTurn: 64 * KIB });
+  const all = (fill: string) => {
+    for (let at = 0; at < 1024; at += 32) {
+      box.ask(fields(WRITE, BASE + at * KIB, 32 * KIB) + fill.repeat(32 * KIB));
+    }
+  };
+  all("ff");
+  const malloc = word(7, MALLOC) + fields(512 * KIB);
+  let tries = 0;
+  let reply = head(7, MALLOC, ERRNO.EAGAIN, 0);
+  while (reply === head(7, MALLOC, ERRNO.EAGAIN, 0)) {
+    reply = box.ask(malloc)!;
+    tries++;
+  }
+  assertEquals(
+    reply,
+    head(7, MALLOC, 0, 8) + fields(BASE),
+    "with the same tag: it is not remembered",
+  );
+  assertEquals(tries, 8, "each try clears 64 KiB");
+  for (let at = 0; at < 512; at += 32) {
+    assertEquals(box.ask(fields(READ, BASE + at * KIB, 32 * KIB)), "00".repeat(32 * KIB));
+  }
+  assertEquals(box.ask(fields(MALLOC, 256 * KIB)), fields(0), "a classic one cannot be told");
+  assertEquals(box.ask(fields(MALLOC, 4 * KIB)), fields(BASE + 512 * KIB), "small ones are done");
+});
+
+Deno.test("realloc moves within a turn, waits for a better one, or says ENOMEM if none would do", () => {
+  const KIB = 1024;
+  const box = new Box({ size: 1024 * KIB, workPerTurn: 64 * KIB });
+  const [A, B, C] = [BASE, BASE + 32 * KIB, BASE + 64 * KIB];
+  for (const length of [32, 32, 64]) box.ask(fields(MALLOC, length * KIB));
+  for (const pointer of [A, B, C, C + 32 * KIB]) {
+    box.ask(fields(WRITE, pointer, 32 * KIB) + "61".repeat(32 * KIB));
+  }
+  const realloc = (tag: number, pointer: number, length: number) =>
+    word(tag, REALLOC) + fields(pointer, length * KIB);
+  // Three moves of 32 KiB do not go into 64 KiB of work: the third waits.
+  box.ask(fields(MALLOC, 32 * KIB));
+  const D = BASE + 128 * KIB;
+  box.ask(fields(WRITE, D, 32 * KIB) + "61".repeat(32 * KIB));
+  box.ask(fields(MALLOC, 32 * KIB)); // so that D cannot grow in place
+  const replies = box.ask(realloc(2, B, 64) + realloc(3, D, 64) + realloc(4, C, 256))!;
+  assertEquals(replies.slice(8, 16), "00008104");
+  assertEquals(replies.slice(56, 64), "00008104");
+  assertEquals(replies.slice(96), head(4, REALLOC, ERRNO.EAGAIN, 0));
+  const alone = box.ask(realloc(4, C, 256))!;
+  assertEquals(alone.slice(0, 32), head(4, REALLOC, 0, 8));
+  const at = Number("0x" + alone.slice(32));
+  assertEquals(box.ask(fields(READ, at + 32 * KIB, 32 * KIB)), "61".repeat(32 * KIB));
+  for (let part = 2; part < 8; part++) {
+    box.ask(fields(WRITE, at + part * 32 * KIB, 32 * KIB) + "62".repeat(32 * KIB));
+  }
+  box.ask(fields(MALLOC, 256 * KIB));
+  assertEquals(box.ask(realloc(5, at, 512)), head(5, REALLOC, ENOMEM, 0), "256 KiB are too much");
+  assertEquals(box.ask(fields(READ, at, 1)), "61");
+});

@@ -62,6 +62,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
       counters[Counter.received]!++;
       if (sender.hostname === lastHostname) view.setUint16(SOURCE + 2, sender.port);
       else writeSource(view, SOURCE, lastHostname = sender.hostname, sender.port);
+      service.beginTurn();
       const replyLength = service.serve(REQUEST, length, REPLY, SOURCE);
       if (replyLength === NO_REPLY) continue;
       try {

@@ -173,6 +173,7 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
     counters[Counter.received]!++;
     bytes.set(request, REQUEST);
     bytes.set(source, SOURCE);
+    service.beginTurn();
     const length = service.serve(REQUEST, request.length, REPLY, SOURCE);
     return length === NO_REPLY ? undefined : bytes.slice(REPLY, REPLY + length);
   }

@@ -144,6 +144,7 @@ class Loop {
     for (;;) {
       const messages = this.#receive();
       if (Atomics.load(this.#stop, 0) !== 0) return; // what came now, or woke us, came too late
+      this.#service.beginTurn();
       for (let i = 0; i < messages; i++) this.#serve(i);
       this.#outgoing.flush();
       this.#counters[Counter.sent] = this.#outgoing.sent;
