@@ -51,7 +51,7 @@ check: | $(DENO_FILE) ## check format, lint, types, and what would be published
 	$(DENO) lint
 	$(DENO) check main.ts client.ts examples lib tests tools
 	$(DENO) check $(BENCH_LOCK) bench
-	$(DENO) doc --lint lib/client/remote.ts >/dev/null
+	$(DENO) doc --lint lib/client/remote.ts lib/protocol/mod.ts >/dev/null
 	$(DENO) publish -q --dry-run --allow-dirty
 
 bench: build .tools/empty | $(DENO_FILE) ## measure

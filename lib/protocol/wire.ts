@@ -35,23 +35,28 @@ export const FIELD = 8;
 /** The largest payload that UDP over IPv4 can carry (RFC 768, RFC 791): 65,535 - 20 - 8 bytes. */
 export const MAX_DATAGRAM = 65507;
 
+/** What hello tells in a session: sessions came with version 2. */
 export const PROTOCOL_VERSION = 2;
 
 /** What hello says without the session flag, as it did before there was one. */
 export const FIRST_VERSION = 1;
 
 /** What follows the method word of a request, and what comes back, in order. */
-interface Layout {
+export interface Layout {
+  /** The last byte of the method word. */
   readonly opcode: number;
+  /** What follows the word. */
   readonly request: readonly Part[];
+  /** What comes back. */
   readonly reply: readonly Part[];
   /** What the reply to a request with the session flag has on top. */
   readonly session?: readonly Part[];
 }
 
 /** A pointer, a length and a value are one field each; data is as long as the length before it says. */
-type Part = "pointer" | "length" | "value" | "data";
+export type Part = "pointer" | "length" | "value" | "data";
 
+/** Functions of malloc(3), accesses to memory, and what hello tells. */
 export type MethodName =
   | "malloc"
   | "free"
@@ -142,13 +147,17 @@ export function wordAt(bytes: DataView, at: number): Word {
 
 /** What `decodeRequest` found. One is used again and again, so that decoding makes no garbage. */
 export class Request {
+  /** Which method, as in METHODS. */
   opcode = 0;
   /** Flags, status and tag as they came; all 0 in a classic request. */
   flags = 0;
+  /** Must be 0. */
   status = 0;
+  /** Tells replies apart; chosen by the client. */
   tag = 0;
   /** Doubles: from 2^53 on they are rounded, and beyond every bound that they are checked against. */
   pointer = 0;
+  /** Of what is allocated or accessed, in bytes. */
   length = 0;
   /** Where the fields begin, after the word and what a session brings. */
   fields = 0;
@@ -160,6 +169,7 @@ export class Request {
 
 /** `decodeRequest` could not go on: the opcode is not one of METHODS, or the datagram is too short. */
 export const Decoded = { whole: 0, truncated: 1, unknownMethod: 2 } as const;
+/** One of the above. */
 export type Decoded = (typeof Decoded)[keyof typeof Decoded];
 
 /**
@@ -199,7 +209,9 @@ export function decodeRequest(
 
 /** What the first request of a datagram says for all of it; 0 where there is nothing to say. */
 export interface Session {
+  /** What hello told when the pointers were given out. */
   epoch: bigint;
+  /** What hello gave to this address and port. */
   token: bigint;
 }
 
@@ -231,11 +243,17 @@ export function encodeRequest(
 
 /** What `decodeReply` found. */
 export class Reply {
+  /** That of the request. */
   opcode = 0;
+  /** That of the request. */
   tag = 0;
+  /** 0, or an errno. */
   status = 0;
+  /** Where the body begins. */
   body = 0;
+  /** Bytes of the body. */
   bodyLength = 0;
+  /** Bytes of the whole reply, so that the next one of a datagram starts here. */
   size = 0;
 }
 
