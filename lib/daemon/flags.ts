@@ -41,6 +41,7 @@ export const DAEMON_FLAGS = {
   ),
   allow: networks("CIDR,...", "answer only these networks; needed where --host is no loopback"),
   anyone: on("answer everybody who can reach the socket"),
+  quota: optional(size("SIZE", "", [GRAIN, MAX_HEAP, 1], "the most that one address may hold")),
   unvalidated: on("answer at any length who has not proven its address"),
   "low-ports": on("answer senders with a port below 1024"),
   cert: optional(

@@ -64,6 +64,7 @@ async function main(args: readonly string[]): Promise<number> {
     hostname: host,
     port: values.port,
     allow,
+    quota: values.quota,
     unvalidated: values.unvalidated,
     lowPorts: values["low-ports"],
     memory: values.memory,

@@ -16,6 +16,7 @@ export const Refusal = {
   unproven: 12,
   staleEpoch: 13,
   tagReused: 14,
+  overQuota: 15,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -36,6 +37,7 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   unproven: ERRNO.EPERM,
   staleEpoch: ERRNO.ESTALE,
   tagReused: ERRNO.EINVAL,
+  overQuota: ERRNO.ENOMEM,
 };
 
 /** Refusal -> errno, indexed by the refusal's number. */

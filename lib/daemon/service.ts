@@ -26,6 +26,7 @@ import {
   wordAt,
 } from "../protocol/wire.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
+import { Quota } from "./quota.ts";
 import { ReplyBudget } from "./reply_budget.ts";
 import { Tokens } from "./token.ts";
 import { isLoopbackSource } from "../system/address.ts";
@@ -70,6 +71,8 @@ export interface ServiceOptions {
   replayCache: number;
   /** Answer at any length who has not proven its address. */
   unvalidated?: boolean | undefined;
+  /** Bytes of the heap that one address may hold; no limit if it is left out. */
+  quota?: number | undefined;
   /** Admit senders with a port below 1024. */
   lowPorts?: boolean | undefined;
   counters: Counters;
@@ -98,6 +101,9 @@ export class Service {
   /** For admitted networks: what who has proven nothing may be sent all the same. */
   readonly #budget: ReplyBudget | undefined;
   readonly #unvalidated: boolean;
+  readonly #quota: Quota | undefined;
+  /** Where the sender of this datagram stands. */
+  #source = 0;
   readonly #validated: boolean;
   /** A new one at each start, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Uint32Array;
@@ -126,6 +132,7 @@ export class Service {
     this.#io = new DataView(io.buffer);
     this.#admission = new Admission(options.allow, port, options.lowPorts);
     this.#cache = new DuplicateRequestCache(options.replayCache, io, options.clock, this.counters);
+    this.#quota = options.quota === undefined ? undefined : new Quota(options.quota, heap, io);
     this.#tokens = new Tokens(io, options.clock);
     this.#budget = options.allow && new ReplyBudget(io, options.clock);
     this.#unvalidated = options.unvalidated ?? false;
@@ -161,6 +168,7 @@ export class Service {
   #judge(at: number, length: number, word: Word, source: number): void {
     const hasSession = word === Word.tagged && length >= FIELD + SESSION &&
       (this.#io.getUint8(at + 6) & Flag.session) !== 0;
+    this.#source = source;
     this.#first = at;
     this.#stale = hasSession && this.#isStale(at + FIELD);
     const proven = this.#validated || isLoopbackSource(this.#io, source) ||
@@ -287,9 +295,9 @@ export class Service {
     if (room < REPLY_BODY[request.opcode]!) return this.#refuse(this.#overLimit);
     switch (request.opcode) {
       case MALLOC:
-        return this.#address(request, this.heap.malloc(request), body);
+        return this.#address(request, this.#malloc(request), body);
       case FREE: {
-        const refusal = this.heap.free(request);
+        const refusal = this.#quota?.free(request) ?? this.heap.free(request);
         this.#gauge();
         return this.#refuse(refusal);
       }
@@ -302,12 +310,22 @@ export class Service {
       case WRITE:
         return this.#refuse(this.heap.write(request, request.rest));
       case REALLOC:
-        return this.#address(request, this.heap.realloc(request), body);
+        return this.#address(request, this.#realloc(request), body);
       case CAS:
         return this.#old(this.heap.cas(request, request.rest, body));
       default:
         return this.#old(this.heap.add(request, request.rest, body));
     }
+  }
+
+  #malloc(request: Request): Refusal {
+    if (this.#quota === undefined) return this.heap.malloc(request);
+    return this.#quota.malloc(request, this.#source);
+  }
+
+  #realloc(request: Request): Refusal {
+    if (this.#quota === undefined) return this.heap.realloc(request);
+    return this.#quota.realloc(request, this.#source);
   }
 
   /** The body of malloc and realloc is the pointer that the heap left in the request. */

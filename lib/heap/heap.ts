@@ -147,6 +147,19 @@ export class Heap {
     return freed === Freed.alreadyFree ? Refusal.alreadyFree : Refusal.notAllocated;
   }
 
+  /** Grains of the allocation at `span.pointer`; 0 if there is none. */
+  grainsOf(span: Span): number {
+    const offset = offsetOf(span);
+    if (!(offset >= 0 && offset < this.size) || (offset & (GRAIN - 1)) !== 0) return 0;
+    const order = this.buddy.orderAt(offset >>> GRAIN_SHIFT);
+    return order === NONE ? 0 : 1 << order;
+  }
+
+  /** The first grain of the allocation at `span.pointer`, which there must be. */
+  grainOf(span: Span): number {
+    return offsetOf(span) >>> GRAIN_SHIFT;
+  }
+
   /** Copies the bytes of the span to `at` of the I/O memory. */
   read(span: Span, at: number): Refusal {
     const refusal = this.#admit(span);

@@ -71,7 +71,7 @@ Deno.test("docs/vectors.json shows every method, refusal and repeat, and frees a
   }
   for (const [name, refusal] of Object.entries(Refusal)) {
     // Who tries the vectors is on loopback, and asks for little.
-    const exempt = ["none", "unproven", "overBudget"].includes(name);
+    const exempt = ["none", "unproven", "overBudget", "overQuota"].includes(name);
     assert(total[REFUSALS + refusal]! > 0 || exempt, `no vector is refused: ${name}`);
   }
   assert(total[Counter.replays]! > 0, "no vector has a repeat");

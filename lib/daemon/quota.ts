@@ -1,0 +1,82 @@
+/**
+ * Quotas: how much of the heap one address may hold, in live blocks as they are cut, so that one client
+ * that allocates everything leaves something to the others. Ports don't count. Each block remembers whose
+ * it is, and counts back to its owner whoever frees it.
+ *
+ * An address is known by its place in a table, which a seeded hash finds; of two that fall into the same
+ * place each has what the other leaves. Made once, without garbage: 2 bytes for each grain of the heap.
+ */
+
+import { GRAIN, type Heap, NULL, orderFor, type Span } from "../heap/heap.ts";
+import { FAMILY_INET } from "../system/address.ts";
+import { Refusal } from "./refusal.ts";
+
+const PLACES = 65536;
+
+export class Quota {
+  readonly #heap: Heap;
+  readonly #io: DataView;
+  /** In grains. */
+  readonly #limit: number;
+  readonly #held = new Int32Array(PLACES);
+  /** By a block's first grain: the place of its owner. */
+  readonly #owner: Uint16Array;
+  readonly #seed = crypto.getRandomValues(new Int32Array(1))[0]!;
+
+  /** `bytes` for each address. Sources lie in the I/O memory. */
+  constructor(bytes: number, heap: Heap, io: WebAssembly.Memory) {
+    this.#heap = heap;
+    this.#io = new DataView(io.buffer);
+    this.#limit = Math.floor(bytes / GRAIN);
+    this.#owner = new Uint16Array(heap.buddy.grains);
+  }
+
+  /** `heap.malloc`, or a refusal if `source` would hold too much. */
+  malloc(span: Span, source: number): Refusal {
+    if (span.length > this.#heap.size) return this.#heap.malloc(span);
+    const place = this.#place(source);
+    if (this.#held[place]! + (1 << orderFor(span.length)) > this.#limit) return Refusal.overQuota;
+    const refusal = this.#heap.malloc(span);
+    if (refusal === Refusal.none) this.#charge(span, place);
+    return refusal;
+  }
+
+  free(span: Span): Refusal {
+    const grains = this.#heap.grainsOf(span);
+    if (grains > 0) this.#held[this.#owner[this.#heap.grainOf(span)]!]! -= grains;
+    return this.#heap.free(span);
+  }
+
+  /** `heap.realloc`: who asks for it is the owner of what comes of it. */
+  realloc(span: Span, source: number): Refusal {
+    const grains = this.#heap.grainsOf(span);
+    if (span.length > this.#heap.size) return this.#heap.realloc(span);
+    if (span.pointer === NULL) return this.malloc(span, source);
+    if (grains === 0) return this.#heap.realloc(span);
+    const place = this.#place(source);
+    const owner = this.#owner[this.#heap.grainOf(span)]!;
+    const more = span.length === 0 ? 0 : 1 << orderFor(span.length);
+    const held = this.#held[place]! - (owner === place ? grains : 0);
+    if (more > 0 && held + more > this.#limit) return Refusal.overQuota;
+    const refusal = this.#heap.realloc(span);
+    if (refusal !== Refusal.none) return refusal;
+    this.#held[owner]! -= grains;
+    if (span.pointer !== NULL) this.#charge(span, place);
+    return refusal;
+  }
+
+  #charge(span: Span, place: number): void {
+    this.#owner[this.#heap.grainOf(span)] = place;
+    this.#held[place]! += this.#heap.grainsOf(span);
+  }
+
+  #place(source: number): number {
+    const words = this.#io.getUint16(source, true) === FAMILY_INET ? 1 : 5;
+    let hash = this.#seed;
+    for (let i = 1; i <= words; i++) {
+      hash = Math.imul(hash ^ this.#io.getInt32(source + 4 * i), 0x9e3779b1);
+      hash ^= hash >>> 15;
+    }
+    return hash & (PLACES - 1);
+  }
+}
