@@ -87,6 +87,13 @@ data=0000000000000007`,
     "tag=10 status=0 flags=0x81 opcode=7 method=hello body_length=40 epoch=? \
 base=0x000000c420000000 size=1048576 largest=65507 version=1",
   ],
+  [
+    word(11, 7, { flags: 0x03 }) + fields(0, 0) + word(12, 1) + fields(0),
+    "tag=11,12 status=0,0 flags=0x03,0x01 opcode=7,1 method=hello,free \
+pointer=0x0000000000000000 epoch=? token=?",
+    "tag=11,12 status=0,0 flags=0x83,0x81 opcode=7,1 method=hello,free body_length=56,0 epoch=? \
+base=0x000000c420000000 size=1048576 largest=65507 version=2 token=? share=1024",
+  ],
 ];
 
 const DATAGRAMS = SESSION.flat().length - SESSION.length;
@@ -94,6 +101,7 @@ const DATAGRAMS = SESSION.flat().length - SESSION.length;
 const NAMES = [
   ...["tag", "status", "flags", "opcode", "method", "body_length", "pointer", "length", "data"],
   ...["expected", "desired", "delta", "old", "epoch", "base", "size", "largest", "version"],
+  ...["token", "share"],
   ...["repeat_of", "expert", "reply_in", "request_in", "time"],
 ];
 
@@ -204,7 +212,7 @@ Deno.test({
       });
       const found = await dissect(file, port, client);
       for (const frame of found) { // what cannot be foretold
-        if (frame.has("epoch")) frame.set("epoch", "?");
+        for (const name of ["epoch", "token"]) if (frame.has(name)) frame.set(name, "?");
         if (frame.has("time")) frame.set("time", frame.get("time")!.replace(/\d+\.\d{9}/g, "?"));
       }
       const lines = found.map((frame) => [...frame].map(([name, value]) => `${name}=${value}`));
