@@ -4,6 +4,7 @@
  */
 
 import { parseArgs } from "@std/cli";
+import { didYouMean } from "./nearest.ts";
 import { formatSize, parseDuration, parseSize } from "./sizes.ts";
 
 /** Something on the command line cannot be understood; `hint` says what to do instead. Exit code 2. */
@@ -19,6 +20,8 @@ export interface Flag<T> {
   readonly placeholder?: string;
   /** The default as a person would type it, and as the help shows it. */
   readonly default?: string;
+  /** The letter that stands for it after a single dash. */
+  readonly short?: string;
   /** What it does: a phrase for one line of the help. */
   readonly help: string;
   /** Words that complete the flag, if there are only so many. */
@@ -142,8 +145,8 @@ function parseSwitch(value: string): boolean {
 }
 
 export const HELP_FLAGS = {
-  help: on("print this help and exit"),
-  version: on("print the version and exit"),
+  help: { ...on("print this help and exit"), short: "h" },
+  version: { ...on("print the version and exit"), short: "V" },
 } as const satisfies Flags;
 
 /** The environment variable that stands in for a flag: MALLOCD_REPLAY_CACHE for --replay-cache. */
@@ -168,11 +171,15 @@ export function parseCommandLine<F extends Flags>(
   const parsed = parseArgs(args.map(hideNumber), {
     string: ["_", ...names.filter((name) => flags[name]!.placeholder !== undefined)],
     boolean: switches,
-    alias: { h: "help", V: "version" },
+    alias: Object.fromEntries(
+      names.flatMap((name) => flags[name]!.short ? [[flags[name]!.short, name]] : []),
+    ),
     "--": true,
     unknown: (word, flag) => {
       if (flag === undefined) return true;
-      throw new UsageError(`unknown option ${word.split("=")[0]}`, seeHelp);
+      const [option = ""] = word.split("=");
+      const meant = option.startsWith("--") ? didYouMean(option.slice(2), names, "--") : "";
+      throw new UsageError(`unknown option ${option}${meant}`, seeHelp);
     },
   });
   const words = [...parsed._, ...parsed["--"] ?? []].map(showNumber);

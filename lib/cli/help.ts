@@ -14,7 +14,8 @@ function wrap(text: string): string {
 }
 
 export function flagUsage(name: string, flag: Flag<unknown>): string {
-  return flag.placeholder === undefined ? `--${name}` : `--${name} ${flag.placeholder}`;
+  const short = flag.short === undefined ? "" : `-${flag.short}, `;
+  return `${short}--${name} ${flag.placeholder ?? ""}`.trimEnd();
 }
 
 function flagTable(flags: Flags): string {

@@ -10,6 +10,12 @@ export function nearest(word: string, known: readonly string[]): string | undefi
   return ranked[0]?.candidate;
 }
 
+/** `: did you mean malloc?`, for the end of a message; empty if no known word is near. */
+export function didYouMean(word: string, known: readonly string[], prefix = ""): string {
+  const meant = nearest(word, known);
+  return meant === undefined ? "" : `: did you mean ${prefix}${meant}?`;
+}
+
 /** Letters missing, added, wrong, or two swapped (optimal string alignment; Damerau, CACM 1964). */
 function distance(a: string, b: string): number {
   const rows = [Array.from({ length: b.length + 1 }, (_, j) => j)];

@@ -12,7 +12,7 @@ import { parseServer, resolve } from "./transport.ts";
 import type { Context, Terminal } from "./command.ts";
 
 export async function bench(
-  { remote, terminal, timeout }: Context,
+  { remote, terminal, timeout, json }: Context,
   values: Values<Flags>,
 ): Promise<boolean> {
   const flags = values as Values<typeof BENCH_FLAGS>;
@@ -35,7 +35,7 @@ export async function bench(
   const wire = openWire(peer, workload.clients, flags.coalesce, terminal);
   try {
     const report = await runLoad(workload, flags.seconds, { remote, wire, terminal });
-    terminal.write(flags.json ? JSON.stringify(report) + "\n" : describe(report));
+    terminal.write(json ? JSON.stringify(report) + "\n" : describe(report));
     if (report.shortfall !== undefined) terminal.say(`mallocd-client: bench: ${report.shortfall}`);
     return report.lost === 0 && report.wrong === 0;
   } finally {

@@ -1,7 +1,8 @@
 /** What a command of mallocd-client is: how it is called, and what it does in a world of its own. */
 
 import { type Command, type Flags, UsageError, type Values } from "../cli/flags.ts";
-import type { Remote } from "./remote.ts";
+import { parseSize } from "../cli/sizes.ts";
+import { RefusedError, type Remote } from "./remote.ts";
 
 /** The world as a command sees it. */
 export interface Terminal {
@@ -12,7 +13,10 @@ export interface Terminal {
   /** Shows progress on one line, if somebody is watching; "" clears it. */
   progress(line: string): void;
   readonly isTerminal: boolean;
-  readonly input: ReadableStream<Uint8Array>;
+  /** Reads standard input, no further than `bytes` reaches; null at its end. */
+  read(bytes: Uint8Array): Promise<number | null>;
+  /** How long standard input is; undefined if that shows only at its end. */
+  inputLength(): Promise<number | undefined>;
   readonly signal: AbortSignal;
 }
 
@@ -20,6 +24,8 @@ export interface Context {
   readonly remote: Remote;
   readonly terminal: Terminal;
   readonly hex: boolean;
+  /** Whether output is objects, one a line. */
+  readonly json: boolean;
   /** Milliseconds that a call may take. */
   readonly timeout: number;
 }
@@ -68,9 +74,25 @@ export function parseNumber(name: string, text: string, { negative = false } = {
   return number;
 }
 
-/** A length that this program can hold. */
+export function parsePointer(text: string): bigint {
+  return parseNumber("PTR", text);
+}
+
+/** A number of bytes, up to 64 bits: as parseNumber has it, or with KiB, MiB, GiB. Throws UsageError. */
+export function parseSizeOf(name: string, text: string): bigint {
+  const size = parseSize(text);
+  if (size !== undefined) return BigInt(size);
+  try {
+    return parseNumber(name, text);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    throw new UsageError(error.message, "use a number of bytes as 64, 0x40 or 1MiB, up to 64 bits");
+  }
+}
+
+/** A length that a heap can have. Throws UsageError. */
 export function parseLength(text: string): number {
-  const length = parseNumber("LEN", text);
+  const length = parseSizeOf("LEN", text);
   if (length > 2n ** 32n) {
     throw new UsageError(
       `LEN cannot be ${text}`,
@@ -80,11 +102,108 @@ export function parseLength(text: string): number {
   return Number(length);
 }
 
+/** What long reads and writes hold at a time: whole rows of a dump, and many datagrams. */
+export const WINDOW = 4 * 2 ** 20;
+
+/** Reads a window after the other. Nothing has been used when RefusedError says that it cannot be. */
+export async function readAll(
+  { remote, terminal }: Context,
+  pointer: bigint,
+  length: number,
+  use: (data: Uint8Array, at: bigint) => void,
+): Promise<void> {
+  mustFit(remote, "read", pointer, length);
+  let done = 0;
+  do {
+    const at = pointer + BigInt(done);
+    const size = Math.min(WINDOW, length - done);
+    use(await asTyped("read", pointer, length, () => remote.read(at, size)), at);
+    done += size;
+    if (length > WINDOW && !terminal.isTerminal) {
+      terminal.progress(
+        `${formatCall("read", pointer, length)}: ${Math.floor(100 * done / length)}%`,
+      );
+    }
+  } while (done < length);
+  if (length > WINDOW) terminal.progress("");
+}
+
+type Moving = "read" | "write";
+
+export function formatCall(method: Moving, pointer: bigint, length?: number): string {
+  const words = [`0x${pointer.toString(16)}`, ...length === undefined ? [] : [length]];
+  return `${method}(${words.join(", ")}${method === "write" ? ", data" : ""})`;
+}
+
+/** Throws RefusedError, as the daemon would, if these bytes are not all inside the heap. */
+export function mustFit(remote: Remote, method: Moving, pointer: bigint, length: number): void {
+  if (remote.hello === undefined || length === 0) return;
+  const { base, size } = remote.hello;
+  if (pointer >= base && pointer + BigInt(length) <= base + size) return;
+  throw new RefusedError(formatCall(method, pointer, length), "EFAULT", "bad address");
+}
+
+/** Makes a refusal of a piece one of the whole: it names the address that was typed. */
+export async function asTyped<T>(
+  method: Moving,
+  pointer: bigint,
+  length: number,
+  call: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    if (!(error instanceof RefusedError)) throw error;
+    const text = error.message.slice(`${error.asked}: `.length);
+    throw new RefusedError(formatCall(method, pointer, length), error.errno, text);
+  }
+}
+
 export function formatPointer(pointer: bigint, hex: boolean): string {
   return hex ? `0x${pointer.toString(16)}` : `${pointer}`;
 }
 
-export function printPointer({ terminal, hex }: Context, pointer: bigint): boolean {
-  terminal.write(`${formatPointer(pointer, hex)}\n`);
+/**
+ * Writes text, or with --json an object: bigints are pointers, as --hex has them, and functions make what
+ * takes time to make.
+ */
+export function print(
+  { terminal, json, hex }: Context,
+  text: string | Uint8Array,
+  object: Readonly<Record<string, unknown>>,
+): void {
+  if (!json) {
+    if (text.length > 0) terminal.write(text);
+    return;
+  }
+  const replace = (_: string, value: unknown) => {
+    if (typeof value === "bigint") return formatPointer(value, hex);
+    return typeof value === "function" ? value() : value;
+  };
+  terminal.write(JSON.stringify(object, replace) + "\n");
+}
+
+/**
+ * Prints the pointer of a block, `old` before it was resized. A block that is new is freed if that fails,
+ * since nobody would know of it; of another is said where it is.
+ */
+export async function printBlock(context: Context, pointer: bigint, old = 0n): Promise<boolean> {
+  try {
+    print(context, `${formatPointer(pointer, context.hex)}\n`, { pointer });
+  } catch (error) {
+    if (old === 0n) await context.remote.free(pointer);
+    else {context.terminal.say(
+        `mallocd-client: the block is at ${formatPointer(pointer, true)} now`,
+      );}
+    throw error;
+  }
   return true;
+}
+
+/** Resolves after so many milliseconds, or when the signal is aborted. */
+export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  signal.addEventListener("abort", () => resolve(), { once: true });
+  return promise.finally(() => clearTimeout(timer));
 }

@@ -1,6 +1,7 @@
 /** The commands of mallocd-client, in the order of the help. */
 
 import { UsageError } from "../cli/flags.ts";
+import { didYouMean } from "../cli/nearest.ts";
 import type { ClientCommand } from "./command.ts";
 import { malloc } from "./commands/malloc.ts";
 import { calloc } from "./commands/calloc.ts";
@@ -16,6 +17,8 @@ import { info } from "./commands/info.ts";
 import { stress } from "./commands/stress.ts";
 import { bench } from "./commands/bench.ts";
 import { shell } from "./commands/shell.ts";
+import { help } from "./commands/help.ts";
+import { version } from "./commands/version.ts";
 
 const TABLE = {
   malloc,
@@ -32,6 +35,8 @@ const TABLE = {
   stress,
   bench,
   shell,
+  help,
+  version,
 };
 
 export type CommandName = keyof typeof TABLE;
@@ -40,6 +45,15 @@ export const COMMANDS: Readonly<Record<CommandName, ClientCommand>> = TABLE;
 
 export function isCommand(word: string | undefined): word is CommandName {
   return word !== undefined && Object.hasOwn(COMMANDS, word);
+}
+
+/** The command of that name. Throws UsageError if there is none, with what was probably meant. */
+export function commandOf(word: string): CommandName {
+  if (isCommand(word)) return word;
+  throw new UsageError(
+    `unknown command ${JSON.stringify(word)}${didYouMean(word, Object.keys(COMMANDS))}`,
+    "mallocd-client help lists them",
+  );
 }
 
 /** Throws UsageError unless there are as many words as the help shows. */

@@ -1,6 +1,15 @@
 /** The flags of mallocd-client that go with every command, and the program that the help describes. */
 
-import { duration, type Flag, HELP_FLAGS, on, optional, type Program, text } from "../cli/flags.ts";
+import {
+  count,
+  duration,
+  type Flag,
+  HELP_FLAGS,
+  on,
+  optional,
+  type Program,
+  text,
+} from "../cli/flags.ts";
 import { COMMANDS } from "./commands.ts";
 import { DEFAULT_SERVER, DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS } from "./remote.ts";
 import { isQuic, parseServer, QUIC } from "./transport.ts";
@@ -25,6 +34,12 @@ export const CLIENT_FLAGS = {
     "how long to wait for a reply",
   ),
   hex: on("print pointers in hexadecimal"),
+  json: on("print objects, one a line; 64-bit numbers are strings in them"),
+  repeat: { ...count("N", 1, [1, 1_000_000_000], "how many times to do it"), short: "r" },
+  every: {
+    ...optional(duration("TIME", "1s", 3_600_000, "how long to wait before each repeat")),
+    short: "i",
+  },
   classic: on("speak the classic protocol, in which free and write go unanswered"),
   verbose: on("say on stderr which protocol is spoken"),
   ...HELP_FLAGS,

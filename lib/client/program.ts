@@ -6,12 +6,14 @@
 
 import { type Command, parseCommandLine, UsageError } from "../cli/flags.ts";
 import { commandHelp, programHelp } from "../cli/help.ts";
-import { checkWords, type CommandName, COMMANDS, isCommand } from "./commands.ts";
-import type { Context, Run, Terminal } from "./command.ts";
+import { checkWords, type CommandName, commandOf, COMMANDS } from "./commands.ts";
+import { type Context, type Run, sleep, type Terminal } from "./command.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { isQuic, QUIC } from "./transport.ts";
 import { Remote, RemoteError } from "./remote.ts";
 import { VERSION } from "../cli/version.ts";
+
+const VERSION_LINE = `mallocd-client ${VERSION}\n`;
 
 let interrupted: AbortController | undefined;
 
@@ -29,8 +31,11 @@ const terminal: Terminal = {
   get isTerminal() {
     return Deno.stdout.isTerminal();
   },
-  get input() {
-    return Deno.stdin.readable;
+  read: (bytes) => Deno.stdin.read(bytes),
+  async inputLength() {
+    const { fstatSync } = await import("node:fs");
+    const status = fstatSync(0);
+    return status.isFile() ? status.size : undefined;
   },
   /** A command that looks at this ends with its summary at the first Ctrl-C, others without a word. */
   get signal() {
@@ -61,34 +66,38 @@ export function program(args: readonly string[], heavy: Heavy): Promise<number> 
 async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   const ofCommands = Object.values(COMMANDS).map(({ flags }) => flags);
   const flags: typeof CLIENT_FLAGS = Object.assign({ ...CLIENT_FLAGS }, ...ofCommands);
-  const { values, words: [command, ...words], given } = parseCommandLine(
+  const { values, words: [word, ...words], given } = parseCommandLine(
     CLIENT,
     flags,
     args,
     (name) => Deno.env.get(name),
   );
   if (values.version) {
-    terminal.write(`mallocd-client ${VERSION}\n`);
+    terminal.write(VERSION_LINE);
     return 0;
   }
-  if (command === undefined) {
-    if (!values.help) throw new UsageError("no command", "mallocd-client --help lists them");
+  if (word === undefined) {
+    if (!values.help) throw new UsageError("no command", "mallocd-client help lists them");
     terminal.write(programHelp(CLIENT));
     return 0;
   }
-  if (!isCommand(command)) {
-    throw new UsageError(
-      `unknown command ${JSON.stringify(command)}`,
-      "mallocd-client --help lists them",
-    );
-  }
+  const command = commandOf(word);
   if (values.help) {
     terminal.write(commandHelp(CLIENT, command, COMMANDS[command]));
     return 0;
   }
   checkFlags(command, given);
   checkWords(command, words);
-  const { server, timeout, classic, verbose, hex } = values;
+  if (command === "help") {
+    const about = words[0] === undefined ? undefined : commandOf(words[0]);
+    terminal.write(about ? commandHelp(CLIENT, about, COMMANDS[about]) : programHelp(CLIENT));
+    return 0;
+  }
+  if (command === "version") {
+    terminal.write(VERSION_LINE);
+    return 0;
+  }
+  const { server, timeout, classic, verbose, hex, json, repeat, every } = values;
   checkQuic(command, server, classic, given);
   const credentials = isQuic(server) ? readCredentials(values.ca, values["token-file"]) : {};
   if (command !== "shell") forgoFiles();
@@ -109,14 +118,29 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
       : "hello was not answered";
     terminal.say(`mallocd-client: ${server} speaks the ${remote.protocol} protocol (${why})`);
   }
-  const context: Context = { remote, terminal, hex, timeout };
+  const context: Context = { remote, terminal, hex, json, timeout };
   try {
-    return await run(context, values) ? 0 : 1;
+    return await repeatedly(repeat, every, () => run(context, values)) ? 0 : 1;
   } finally {
     // A UDP socket is closed by the end of the process, which comes next and is faster at it; a daemon
     // that is not told of the end of a connection keeps a place for it.
     if (isQuic(server)) await remote.close();
   }
+}
+
+/** Runs a command again and again, until Ctrl-C; true if all went well each time. */
+async function repeatedly(
+  count: number,
+  interval: number | undefined,
+  run: () => Promise<boolean>,
+): Promise<boolean> {
+  let isWell = await run();
+  for (let i = 1; i < count; i++) {
+    if (interval !== undefined) await sleep(interval, terminal.signal);
+    if (terminal.signal.aborted) break;
+    isWell = await run() && isWell;
+  }
+  return isWell;
 }
 
 /** What goes together with a quic:// server, and what does not. */

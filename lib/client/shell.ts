@@ -16,7 +16,9 @@ import { loadHistory, saveHistory } from "./history.ts";
 import { splitLine, type Variables, type Word } from "./line.ts";
 import { NoReplyError, type Remote, RemoteError } from "./remote.ts";
 
-type ShellCommand = Exclude<CommandName, "shell">;
+/** What is a program's, and not a line's. */
+const OUTSIDE = ["shell", "help", "version"] as const;
+type ShellCommand = Exclude<CommandName, (typeof OUTSIDE)[number]>;
 const NAMES = (Object.keys(COMMANDS) as CommandName[]).filter(isCommand);
 
 /** Commands of the shell itself. */
@@ -125,9 +127,8 @@ function within(
     signal,
     say: (line) => terminal.say(line),
     progress: (line) => terminal.progress(line),
-    get input() {
-      return terminal.input;
-    },
+    read: (bytes) => terminal.read(bytes),
+    inputLength: () => terminal.inputLength(),
   };
 }
 
@@ -217,7 +218,7 @@ async function evaluate(
     output.push(typeof data === "string" ? data : new TextDecoder().decode(data));
   };
   const terminal = within(context.terminal, { write, isTerminal: false });
-  await run(command, rest, { ...context, terminal });
+  await run(command, rest, { ...context, terminal, json: false });
   return output.join("").trimEnd();
 }
 
@@ -277,5 +278,5 @@ function withLength(words: readonly string[]): readonly string[] {
 }
 
 function isCommand(word: string | undefined): word is ShellCommand {
-  return word !== "shell" && isAny(word);
+  return isAny(word) && OUTSIDE.every((name) => name !== word);
 }

@@ -40,7 +40,7 @@ Deno.test("mallocd-client --help shows every command and option", async () => {
   assertEquals([code, stderr], [0, ""]);
   const commands = [...stdout.matchAll(/^ {2}(\w+)/gm)].map(([, name]) => name);
   assertEquals(commands, Object.keys(COMMANDS));
-  const flags = [...stdout.matchAll(/^ {2}--([\w-]+)/gm)].map(([, name]) => name);
+  const flags = [...stdout.matchAll(/^ {2}(?:-\w, )?--([\w-]+)/gm)].map(([, name]) => name);
   assertEquals(flags, Object.keys(CLIENT_FLAGS));
   assertEquals(await client("-h"), done(stdout));
 });
@@ -58,13 +58,21 @@ Deno.test("mallocd-client --version prints the version of deno.json", async () =
   assertEquals(await client("--version"), done(`mallocd-client ${config.version}\n`));
 });
 
-const COMMANDS_HINT = "mallocd-client --help lists them";
+const COMMANDS_HINT = "mallocd-client help lists them";
+const SIZE_HINT = "use a number of bytes as 64, 0x40 or 1MiB, up to 64 bits";
 const NUMBER_HINT = "use a 64-bit number, decimal or 0x hexadecimal";
 const SERVER_HINT = "use HOST:PORT, as 127.0.0.1:8081 or [::1]:8081";
 
 const MISUSES: [line: string, message: string, hint: string, env?: Record<string, string>][] = [
   ["", "no command", COMMANDS_HINT],
-  ["mallok 5", 'unknown command "mallok"', COMMANDS_HINT],
+  ["mallok 5", 'unknown command "mallok": did you mean malloc?', COMMANDS_HINT],
+  ["raed 16 1", 'unknown command "raed": did you mean read?', COMMANDS_HINT],
+  ["help mallok", 'unknown command "mallok": did you mean malloc?', COMMANDS_HINT],
+  [
+    "malloc --hexx 5",
+    "unknown option --hexx: did you mean --hex?",
+    "mallocd-client --help lists the options",
+  ],
   ["toString", 'unknown command "toString"', COMMANDS_HINT],
   ["malloc", "malloc: LEN is missing", "mallocd-client malloc LEN"],
   ["read 16", "read: LEN is missing", "mallocd-client read PTR LEN"],
@@ -72,12 +80,12 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
   ["free 16 32", 'free: "32" is one word too many', "mallocd-client free PTR"],
   ["ping 16", 'ping: "16" is one word too many', "mallocd-client ping"],
   ["shell 16", 'shell: "16" is one word too many', "mallocd-client shell"],
-  ["malloc five", 'LEN cannot be "five"', NUMBER_HINT],
-  ["malloc -1", 'LEN cannot be "-1"', NUMBER_HINT],
-  ["malloc 1.5", 'LEN cannot be "1.5"', NUMBER_HINT],
-  ["malloc 18446744073709551616", 'LEN cannot be "18446744073709551616"', NUMBER_HINT],
+  ["malloc five", 'LEN cannot be "five"', SIZE_HINT],
+  ["malloc -1", 'LEN cannot be "-1"', SIZE_HINT],
+  ["malloc 1.5", 'LEN cannot be "1.5"', SIZE_HINT],
+  ["malloc 18446744073709551616", 'LEN cannot be "18446744073709551616"', SIZE_HINT],
   ["calloc x 1", 'N cannot be "x"', NUMBER_HINT],
-  ["calloc 1 x", 'SIZE cannot be "x"', NUMBER_HINT],
+  ["calloc 1 x", 'SIZE cannot be "x"', SIZE_HINT],
   ["realloc 0x 1", 'PTR cannot be "0x"', NUMBER_HINT],
   ["free c420000000", 'PTR cannot be "c420000000"', NUMBER_HINT],
   ["cas 16 x 1", 'EXPECTED cannot be "x"', NUMBER_HINT],
@@ -253,11 +261,11 @@ Deno.test("mallocd-client write takes words or standard input, as long as LEN sa
     const { length } = new TextEncoder().encode(written);
     assertEquals(await daemon.client(`read ${pointer} ${length}`), done(written));
   }
-  for (const [wanted, input] of [[3, "hello"], [9, "hello"], [1, ""]] as const) {
+  for (const [wanted, input] of [[9, "hello"], [1, ""]] as const) {
     assertEquals(
       await daemon.client(`write ${pointer} ${wanted}`, { input }),
       misused(
-        `LEN is ${wanted} but DATA is ${input.length} bytes long`,
+        `LEN is ${wanted} but standard input ended after ${input.length} bytes`,
         `use ${input.length}, or - for as long as the data is`,
       ),
     );
@@ -395,6 +403,139 @@ Deno.test("mallocd-client ping counts what is lost, exit code 1 if that is all",
   assertEquals(stderr, line + line);
 });
 
+Deno.test("mallocd-client help and version say what --help and --version do", async () => {
+  assertEquals(await client("help"), await client("--help"));
+  assertEquals(await client("help malloc"), await client("malloc --help"));
+  assertEquals(await client("version"), await client("--version"));
+});
+
+Deno.test("mallocd-client takes sizes wherever a length is taken", async () => {
+  await using daemon = await Mallocd.start(["--memory", "4MiB"]);
+  assertEquals(await daemon.client("malloc 1MiB"), done(`${FIRST}\n`));
+  assertEquals(await daemon.client("calloc 2 1KiB"), done(`${FIRST + 2 ** 20}\n`));
+  assertEquals(await daemon.client(`realloc ${FIRST} 2K`), done(`${FIRST}\n`));
+  assertEquals((await daemon.clientBytes(`read ${FIRST} 1.5KiB`)).length, 1536);
+  assertEquals(await daemon.client(`write ${FIRST} 1KiB`, { input: "x".repeat(1024) }), done());
+  assertEquals(await daemon.client(`dump ${FIRST} 1KiB`), {
+    ...done(),
+    stdout: `000000c420000000  ${"78 ".repeat(8)} ${"78 ".repeat(8)} |${"x".repeat(16)}|\n` +
+      "*\n000000c420000400\n",
+  });
+});
+
+Deno.test("mallocd-client write reads LEN bytes of standard input and no more", async () => {
+  await using daemon = await Mallocd.start();
+  await daemon.client("malloc 64");
+  const line = `mallocd-client write ${FIRST} 5; cat`;
+  const outcome = await run("sh", ["-c", line], { env: daemon.env, input: "hello, world" });
+  assertEquals(outcome, done(", world"));
+  assertEquals(await daemon.client(`read ${FIRST} 7`), done("hello\0\0"));
+});
+
+Deno.test("mallocd-client write and read refuse what cannot fit before anything is moved", async () => {
+  await using daemon = await Mallocd.start(["--memory", "16MiB"]);
+  await daemon.client("malloc 16MiB");
+  const file = await Deno.makeTempFile({ prefix: "mallocd-" });
+  try {
+    await Deno.writeFile(file, new Uint8Array(9 * 2 ** 20).fill(0x78));
+    const middle = FIRST + 8 * 2 ** 20;
+    const line = `mallocd-client write ${middle} - <${file}`;
+    const refused = failed("write(0xc420800000, 9437184, data): bad address");
+    assertEquals(await run("sh", ["-c", line], { env: daemon.env }), refused);
+    const exact = `mallocd-client write ${middle} 9MiB <${file}`;
+    assertEquals(await run("sh", ["-c", exact], { env: daemon.env }), refused);
+    assertEquals(await daemon.client(`read ${middle} 2`), done("\0\0"));
+    assertEquals(
+      await daemon.client(`read ${middle} 9MiB`),
+      failed("read(0xc420800000, 9437184): bad address"),
+    );
+    const fitting = `mallocd-client write ${FIRST} - <${file}`;
+    assertEquals(await run("sh", ["-c", fitting], { env: daemon.env }), done());
+    assertEquals(await daemon.client(`read ${FIRST + 9 * 2 ** 20 - 1} 2`), done("x\0"));
+    const back = await daemon.clientBytes(`read ${FIRST} 9MiB`);
+    assert(back.length === 9 * 2 ** 20 && back.every((byte) => byte === 0x78));
+  } finally {
+    await Deno.remove(file);
+  }
+});
+
+Deno.test("mallocd-client write and read name the address that was typed", async () => {
+  await using daemon = await Mallocd.start(["--strict"]);
+  await daemon.client("malloc 1MiB");
+  const input = new Uint8Array(2 * 2 ** 20);
+  assertEquals(
+    await daemon.client(`write ${FIRST} -`, { input }),
+    failed("write(0xc420000000, 2097152, data): not inside one live allocation"),
+  );
+  assertEquals(
+    await daemon.client(`read ${FIRST} 2MiB`),
+    failed("read(0xc420000000, 2097152): not inside one live allocation"),
+  );
+});
+
+Deno.test("mallocd-client fails when its output cannot be written, and frees what was for it", async () => {
+  await using daemon = await Mallocd.start();
+  const full = "No space left on device (os error 28)";
+  for (const command of ["malloc 10", "calloc 1 10", "realloc 0 10", "--json malloc 10"]) {
+    const line = `mallocd-client ${command} >/dev/full`;
+    assertEquals(await run("sh", ["-c", line], { env: daemon.env }), failed(full));
+  }
+  const closed = "{ mallocd-client malloc 10; echo $? >&2; } | true";
+  assertEquals((await run("sh", ["-c", closed], { env: daemon.env })).stderr, "1\n");
+  for (const command of ["info", "ping --count 1", "help", "version", "help malloc"]) {
+    const line = `mallocd-client ${command} >/dev/full`;
+    assertEquals(await run("sh", ["-c", line], { env: daemon.env }), failed(full), command);
+  }
+  assertEquals(await daemon.client("malloc 10"), done(`${FIRST}\n`));
+  const moved = await run("sh", ["-c", `mallocd-client realloc ${FIRST} 64 >/dev/full`], {
+    env: daemon.env,
+  });
+  assertEquals(
+    moved,
+    {
+      ...failed(full),
+      stderr: `mallocd-client: the block is at 0xc420000000 now\nmallocd-client: ${full}\n`,
+    },
+  );
+});
+
+Deno.test("mallocd-client --json prints an object a line, for every command that prints", async () => {
+  await using daemon = await Mallocd.start();
+  const pointer = `${FIRST}`;
+  const answers: [line: string, objects: unknown[]][] = [
+    ["malloc 16", [{ pointer }]],
+    ["--hex calloc 1 1", [{ pointer: "0xc420000010" }]],
+    [`realloc ${FIRST} 8`, [{ pointer }]],
+    [`write ${FIRST} 5 hello`, [{ pointer, length: 5 }]],
+    [`read ${FIRST} 5`, [{ pointer, length: 5, base64: "aGVsbG8=" }]],
+    [`--hex dump ${FIRST} 2`, [{ pointer: "0xc420000000", length: 2, hex: "6865" }]],
+    [`add ${FIRST} 0`, [{ old: "7522537965566820352" }]],
+    [`cas ${FIRST} 1 2`, [{ old: "7522537965566820352", swapped: false }]],
+    [`free ${FIRST}`, [{ pointer }]],
+  ];
+  for (const [line, objects] of answers) {
+    const { code, stdout, stderr } = await daemon.client(`--json ${line}`);
+    assertEquals([code, stderr], [0, ""], line);
+    assertEquals(stdout.trimEnd().split("\n").map((text) => JSON.parse(text)), objects);
+  }
+  const object = async (line: string) => JSON.parse((await daemon.client(line)).stdout);
+  const { server, protocol, base, size } = await object("--json info");
+  assertEquals([server, protocol, base, size], [daemon.server, "tagged", pointer, 2 ** 30]);
+  const { operations, lost, wrong } = await object("--json stress 10");
+  assertEquals([operations, lost, wrong], [40, 0, 0]);
+  const { stdout } = await daemon.client("--json ping --count 2 --interval 1ms");
+  const pings = stdout.trimEnd().split("\n").map((text) => JSON.parse(text));
+  assertEquals(pings.map(({ seq }) => seq), [1, 2, undefined]);
+  assertEquals([pings[2].sent, pings[2].received, pings[2].lost], [2, 2, 0]);
+});
+
+Deno.test("mallocd-client -r repeats a command, -i waits in between", async () => {
+  await using daemon = await Mallocd.start();
+  const pointers = `${FIRST}\n${FIRST + 16}\n${FIRST + 32}\n`;
+  assertEquals(await daemon.client("-r 3 malloc 5"), done(pointers));
+  assertEquals(await daemon.client(`-r 2 -i 1ms add ${FIRST} 1`), done("0\n1\n"));
+});
+
 const STRESS =
   /^(\d+) operations in \d+\.\d\d s, \d+\/s, 0 lost, 0 wrong, round trip p50 \d+ us, p99 \d+ us\n$/;
 
@@ -486,7 +627,9 @@ read 0 1
   assertEquals(lines.slice(2, 4), vars);
   assertEquals(lines.slice(4, 8), [...lines.slice(0, 2), ...vars]);
   for (const name of Object.keys(COMMANDS)) {
-    if (name !== "shell") assertMatch(stderr, new RegExp(`^ {2}${name} `, "m"));
+    if (!["shell", "help", "version"].includes(name)) {
+      assertMatch(stderr, new RegExp(`^ {2}${name} `, "m"));
+    }
   }
   assertEquals(code, 0);
 });

@@ -1,6 +1,6 @@
 /** mallocd-client add: fetch-and-add. */
 
-import { define, parseNumber } from "../command.ts";
+import { define, parseNumber, parsePointer, print } from "../command.ts";
 
 export const add = define({
   words: "PTR DELTA",
@@ -9,10 +9,11 @@ export const add = define({
     "The value is big-endian, PTR a multiple of 8. DELTA may be negative; the sum is taken modulo 2^64.",
   example: "mallocd-client add 842350460928 -1",
   prepare: ([pointer, delta]) => {
-    const address = parseNumber("PTR", pointer!);
+    const address = parsePointer(pointer!);
     const summand = parseNumber("DELTA", delta!, { negative: true });
-    return async ({ remote, terminal }) => {
-      terminal.write(`${await remote.fetchAndAdd(address, summand)}\n`);
+    return async (context) => {
+      const old = await context.remote.fetchAndAdd(address, summand);
+      print(context, `${old}\n`, { old: `${old}` });
       return true;
     };
   },

@@ -33,7 +33,6 @@ export const BENCH_FLAGS = {
     count("N", 1, [1, 100_000_000], "requests a second, due at fixed times; not on each reply"),
   ),
   coalesce: on("let the kernel cut up and join datagrams; needs the source tree, see above"),
-  json: on("print the result as JSON"),
 } as const satisfies Flags;
 
 export const bench = describe({

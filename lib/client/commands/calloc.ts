@@ -1,6 +1,6 @@
 /** mallocd-client calloc: an array of zeroed elements. */
 
-import { define, NUMBERS, parseNumber, printPointer } from "../command.ts";
+import { define, NUMBERS, parseNumber, parseSizeOf, printBlock } from "../command.ts";
 
 export const calloc = define({
   words: "N SIZE",
@@ -9,7 +9,7 @@ export const calloc = define({
   example: "mallocd-client calloc 16 64",
   prepare: ([count, size]) => {
     const elements = parseNumber("N", count!);
-    const bytes = parseNumber("SIZE", size!);
-    return async (context) => printPointer(context, await context.remote.calloc(elements, bytes));
+    const bytes = parseSizeOf("SIZE", size!);
+    return async (context) => printBlock(context, await context.remote.calloc(elements, bytes));
   },
 });

@@ -1,6 +1,6 @@
 /** mallocd-client cas: compare-and-swap. */
 
-import { define, parseNumber } from "../command.ts";
+import { define, parseNumber, parsePointer, print } from "../command.ts";
 
 export const cas = define({
   words: "PTR EXPECTED DESIRED",
@@ -9,11 +9,12 @@ export const cas = define({
     "The value is big-endian, PTR a multiple of 8. It was swapped if what is printed is EXPECTED.",
   example: "mallocd-client cas 842350460928 0 1",
   prepare: ([pointer, expected, desired]) => {
-    const address = parseNumber("PTR", pointer!);
+    const address = parsePointer(pointer!);
     const from = parseNumber("EXPECTED", expected!, { negative: true });
     const to = parseNumber("DESIRED", desired!, { negative: true });
-    return async ({ remote, terminal }) => {
-      terminal.write(`${await remote.compareAndSwap(address, from, to)}\n`);
+    return async (context) => {
+      const old = await context.remote.compareAndSwap(address, from, to);
+      print(context, `${old}\n`, { old: `${old}`, swapped: old === BigInt.asUintN(64, from) });
       return true;
     };
   },

@@ -1,6 +1,6 @@
 /** mallocd-client free: gives an allocation back. */
 
-import { define, NUMBERS, parseNumber } from "../command.ts";
+import { define, NUMBERS, parsePointer, print } from "../command.ts";
 
 export const free = define({
   words: "PTR",
@@ -8,9 +8,10 @@ export const free = define({
   details: NUMBERS,
   example: "mallocd-client free 842350460928",
   prepare: ([pointer]) => {
-    const address = parseNumber("PTR", pointer!);
-    return async ({ remote }) => {
-      await remote.free(address);
+    const address = parsePointer(pointer!);
+    return async (context) => {
+      await context.remote.free(address);
+      print(context, "", { pointer: address });
       return true;
     };
   },

@@ -1,14 +1,15 @@
 /** mallocd-client info: what the daemon tells about itself. */
 
 import { formatSize } from "../../cli/sizes.ts";
-import { define, formatPointer } from "../command.ts";
+import { define, formatPointer, print } from "../command.ts";
 
 export const info = define({
   words: "",
   help: "print what the daemon tells about itself",
   details: "The epoch is random at each start: when it changes, all pointers are gone.",
   example: "mallocd-client info",
-  prepare: () => async ({ remote, terminal, hex }) => {
+  prepare: () => async (context) => {
+    const { remote, hex } = context;
     const hello = await remote.ping();
     const rows = hello === undefined ? [["protocol", "classic"]] : [
       ["protocol", `tagged ${hello.version}`],
@@ -17,9 +18,14 @@ export const info = define({
       ["size", `${hello.size} (${formatSize(Number(hello.size))})`],
       ["largest datagram", `${hello.largestDatagram}`],
     ];
-    for (const [name, value] of [["server", remote.server], ...rows]) {
-      terminal.write(`${name}: ${value}\n`);
-    }
+    const lines = [["server", remote.server], ...rows].map(([name, value]) =>
+      `${name}: ${value}\n`
+    );
+    print(context, lines.join(""), {
+      server: remote.server,
+      protocol: remote.protocol,
+      ...hello && { ...hello, epoch: rows[1]![1], size: Number(hello.size) },
+    });
     return true;
   },
 });

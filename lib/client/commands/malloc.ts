@@ -1,6 +1,6 @@
 /** mallocd-client malloc: zeroed memory, and its pointer. */
 
-import { define, NUMBERS, parseNumber, printPointer } from "../command.ts";
+import { define, NUMBERS, parseSizeOf, printBlock } from "../command.ts";
 
 export const malloc = define({
   words: "LEN",
@@ -8,7 +8,7 @@ export const malloc = define({
   details: NUMBERS,
   example: "mallocd-client malloc 5",
   prepare: ([length]) => {
-    const bytes = parseNumber("LEN", length!);
-    return async (context) => printPointer(context, await context.remote.malloc(bytes));
+    const bytes = parseSizeOf("LEN", length!);
+    return async (context) => printBlock(context, await context.remote.malloc(bytes));
   },
 });

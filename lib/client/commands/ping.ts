@@ -2,7 +2,7 @@
 
 import { count, duration, type Flags, type Values } from "../../cli/flags.ts";
 import { NoReplyError } from "../remote.ts";
-import { type Context, define } from "../command.ts";
+import { type Context, define, print, sleep } from "../command.ts";
 
 const FLAGS = {
   count: count("N", 5, [1, 1_000_000], "how many round trips"),
@@ -18,9 +18,10 @@ export const ping = define({
 });
 
 async function measure(
-  { remote, terminal }: Context,
+  context: Context,
   { count, interval }: Values<typeof FLAGS>,
 ): Promise<boolean> {
+  const { remote, terminal } = context;
   let [sent, received, sum, min, max] = [0, 0, 0, Infinity, 0];
   while (sent < count) {
     if (sent > 0) await sleep(interval, terminal.signal);
@@ -34,25 +35,22 @@ async function measure(
       sum += time;
       min = Math.min(min, time);
       max = Math.max(max, time);
-      terminal.write(`reply from ${remote.server}: seq=${sent} time=${time.toFixed(3)} ms\n`);
+      const text = `reply from ${remote.server}: seq=${sent} time=${time.toFixed(3)} ms\n`;
+      print(context, text, { seq: sent, ms: time });
     } catch (error) {
       if (terminal.signal.aborted) break;
       if (!(error instanceof NoReplyError)) throw error;
       terminal.say(error.message);
     }
   }
-  terminal.write(`${sent} sent, ${received} received, ${sent - received} lost`);
-  if (received > 0) {
-    const times = [min, sum / received, max].map((time) => time.toFixed(3));
-    terminal.write(`; min/avg/max ${times.join("/")} ms`);
-  }
-  terminal.write("\n");
+  const lost = sent - received;
+  const [avg, times] = [sum / received, received > 0];
+  const milliseconds = [min, avg, max].map((time) => time.toFixed(3)).join("/");
+  print(
+    context,
+    `${sent} sent, ${received} received, ${lost} lost` +
+      (times ? `; min/avg/max ${milliseconds} ms\n` : "\n"),
+    { sent, received, lost, ...times && { min, avg, max } },
+  );
   return received > 0;
-}
-
-function sleep(ms: number, signal: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener("abort", () => resolve(), { once: true });
-  return promise.finally(() => clearTimeout(timer));
 }

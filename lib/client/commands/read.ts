@@ -1,18 +1,23 @@
 /** mallocd-client read: bytes as they are. */
 
-import { define, parseLength, parseNumber } from "../command.ts";
+import { define, parseLength, parsePointer, print, readAll } from "../command.ts";
 
 export const read = define({
   words: "PTR LEN",
   help: "print LEN bytes at PTR, exactly; on a terminal a newline follows",
-  details: "What is longer than a datagram is read in pieces, so not atomically.",
+  details: "What is longer than a datagram is read in pieces, so not atomically. " +
+    "With --json the bytes are base64, and each 4 MiB an object.",
   example: "mallocd-client read 842350460928 5",
   prepare: ([pointer, length]) => {
-    const address = parseNumber("PTR", pointer!);
+    const address = parsePointer(pointer!);
     const bytes = parseLength(length!);
-    return async ({ remote, terminal }) => {
-      terminal.write(await remote.read(address, bytes));
-      if (terminal.isTerminal) terminal.write("\n");
+    return async (context) => {
+      const { terminal, json } = context;
+      await readAll(context, address, bytes, (data, at) => {
+        const length = data.length;
+        print(context, data, { pointer: at, length, base64: () => data.toBase64() });
+      });
+      if (terminal.isTerminal && !json) terminal.write("\n");
       return true;
     };
   },

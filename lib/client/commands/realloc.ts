@@ -1,6 +1,6 @@
 /** mallocd-client realloc: another length for an allocation. */
 
-import { define, parseNumber, printPointer } from "../command.ts";
+import { define, parsePointer, parseSizeOf, printBlock } from "../command.ts";
 
 export const realloc = define({
   words: "PTR LEN",
@@ -9,8 +9,9 @@ export const realloc = define({
     "PTR 0 allocates; LEN 0 frees and prints 0.",
   example: "mallocd-client realloc 842350460928 100",
   prepare: ([pointer, length]) => {
-    const address = parseNumber("PTR", pointer!);
-    const bytes = parseNumber("LEN", length!);
-    return async (context) => printPointer(context, await context.remote.realloc(address, bytes));
+    const address = parsePointer(pointer!);
+    const bytes = parseSizeOf("LEN", length!);
+    return async (context) =>
+      printBlock(context, await context.remote.realloc(address, bytes), address);
   },
 });

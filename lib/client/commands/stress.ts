@@ -1,7 +1,7 @@
 /** mallocd-client stress: the original's loop, over and over. */
 
 import { NoReplyError, type Remote } from "../remote.ts";
-import { define, parseNumber, type Terminal } from "../command.ts";
+import { define, parseNumber, print, type Terminal } from "../command.ts";
 
 export const stress = define({
   words: "[N]",
@@ -11,9 +11,10 @@ export const stress = define({
   example: "mallocd-client stress 100000",
   prepare: ([count = "10000"]) => {
     const rounds = Number(parseNumber("N", count));
-    return async ({ remote, terminal }) => {
-      const { lost, wrong, summary } = await repeat(remote, rounds, terminal);
-      terminal.write(`${summary}\n`);
+    return async (context) => {
+      const { summary, ...report } = await repeat(context.remote, rounds, context.terminal);
+      const { lost, wrong } = report;
+      print(context, `${summary}\n`, report);
       return lost === 0 && wrong === 0;
     };
   },
@@ -52,11 +53,12 @@ async function repeat(remote: Remote, rounds: number, { progress, signal }: Term
   const seconds = (performance.now() - start) / 1000;
   roundTrips.sort((a, b) => a - b);
   const percentile = (p: number) =>
-    ((roundTrips[Math.floor(roundTrips.length * p)] ?? 0) * 1000).toFixed(0);
+    Math.round((roundTrips[Math.floor(roundTrips.length * p)] ?? 0) * 1000);
+  const [p50, p99] = [percentile(0.5), percentile(0.99)];
   const summary = `${4 * done} operations in ${seconds.toFixed(2)} s, ` +
     `${Math.round(4 * done / seconds)}/s, ${lost} lost, ${wrong} wrong, ` +
-    `round trip p50 ${percentile(0.5)} us, p99 ${percentile(0.99)} us`;
-  return { lost, wrong, summary };
+    `round trip p50 ${p50} us, p99 ${p99} us`;
+  return { operations: 4 * done, seconds, lost, wrong, p50, p99, summary };
 }
 
 const BAR_WIDTH = 40;
