@@ -2,24 +2,10 @@
 
 import { type Flags, HELP_FLAGS, type Program, variableOf } from "../lib/cli/flags.ts";
 
-/** What only the manual tells. */
-export interface Manual {
-  readonly program: Program;
-  readonly section: 1 | 8;
-  readonly exitStatus: readonly Row[];
-  readonly signals?: readonly Row[];
-  /** Other pages, each with its section. */
-  readonly seeAlso: readonly (readonly [page: string, section: number])[];
-}
-
-type Row = readonly [term: string, text: string];
-
 const VOLUMES = { 1: "User Commands", 8: "System Administration" };
 
-export function manualPage(
-  { program, section, exitStatus, signals, seeAlso }: Manual,
-  version: string,
-): string {
+export function manualPage(program: Program, version: string): string {
+  const { section, exitStatus, signals, seeAlso } = program;
   const { name, summary, description, flags, commands = {}, examples } = program;
   const hasCommands = Object.keys(commands).length > 0;
   const variables = [flags, ...Object.values(commands).map(({ flags = {} }) => flags)]
@@ -48,7 +34,7 @@ export function manualPage(
       ".PD",
     ],
     "EXIT STATUS": exitStatus.flatMap(([status, text]) => item(bold(status), text)),
-    SIGNALS: (signals ?? []).flatMap(([signal, text]) => item(bold(signal), text)),
+    SIGNALS: signals.flatMap(([signal, text]) => item(bold(signal), text)),
     EXAMPLES: [".EX", ...examples.map((example) => literal(`$ ${example}`)), ".EE"],
     "SEE ALSO": seeAlso.map(([page, section], at) =>
       `.BR ${literal(page)} (${section})${at < seeAlso.length - 1 ? "," : ""}`

@@ -55,7 +55,20 @@ export interface Program {
   readonly flags: Flags;
   readonly commands?: Readonly<Record<string, Command>>;
   readonly examples: readonly string[];
+  /** What its end means, by exit code. */
+  readonly exitStatus: readonly Row[];
+  readonly signals: readonly Row[];
+  /** Where its manual page is, and what others there are. */
+  readonly section: 1 | 8;
+  readonly seeAlso: readonly (readonly [page: string, section: number])[];
 }
+
+export type Row = readonly [term: string, text: string];
+
+export const MISUSED: Row = [
+  "2",
+  "The command line, or a variable, cannot be understood; nothing was done.",
+];
 
 export function on(help: string): Flag<boolean> {
   return { help, parse: parseSwitch };

@@ -28,7 +28,7 @@ function flagTable(flags: Flags): string {
 }
 
 export function programHelp(program: Program): string {
-  const { name, summary, flags, commands, examples } = program;
+  const { name, summary, flags, commands, examples, exitStatus, signals, seeAlso } = program;
   const lines = [`${name}: ${summary}\n`];
   lines.push(`\nUsage: ${name} [OPTIONS]${commands === undefined ? "" : " COMMAND [WORDS]"}\n`);
   if (commands !== undefined) {
@@ -42,6 +42,9 @@ export function programHelp(program: Program): string {
   lines.push("\nEvery option but --help and --version can also be set by a variable: ");
   lines.push(`--${first} is ${variableOf(first)}.\n`);
   lines.push("\nExamples:\n", ...examples.map((example) => `  $ ${example}\n`));
+  lines.push("\nExit codes:\n", table(exitStatus), "\nSignals:\n", table(signals));
+  const pages = seeAlso.map(([page, section]) => `${page}(${section})`);
+  lines.push(`\nSee also: ${pages.join(", ")}\n`);
   return lines.join("");
 }
 

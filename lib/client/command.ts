@@ -103,7 +103,7 @@ export function parseLength(text: string): number {
 }
 
 /** What long reads and writes hold at a time: whole rows of a dump, and many datagrams. */
-export const WINDOW = 4 * 2 ** 20;
+export const WINDOW = 2 ** 20;
 
 /** Reads a window after the other. Nothing has been used when RefusedError says that it cannot be. */
 export async function readAll(

@@ -5,6 +5,7 @@ import {
   duration,
   type Flag,
   HELP_FLAGS,
+  MISUSED,
   on,
   optional,
   type Program,
@@ -61,4 +62,15 @@ export const CLIENT: Program = {
     "mallocd-client read 842350460928 4",
     "mallocd-client free 842350460928",
   ],
+  exitStatus: [
+    ["0", "It was done."],
+    ["1", "The daemon refused or did not answer, or what it measured was lost or wrong."],
+    MISUSED,
+  ],
+  signals: [[
+    "SIGINT",
+    "What measures or repeats ends with its summary; the second ends all at once.",
+  ]],
+  section: 1,
+  seeAlso: [["mallocd", 8], ["malloc", 3]],
 };

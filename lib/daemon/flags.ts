@@ -6,6 +6,7 @@ import {
   count,
   type Flag,
   HELP_FLAGS,
+  MISUSED,
   on,
   oneOf,
   optional,
@@ -76,4 +77,15 @@ export const DAEMON: Program = {
     "mallocd --memory 4GiB --strict",
     "mallocd --host 192.168.0.1 --allow 192.168.0.0/24",
   ],
+  exitStatus: [
+    ["0", "It was told to end by a signal."],
+    ["1", "It could not start; standard error says why, and what to do about it."],
+    MISUSED,
+  ],
+  signals: [[
+    "SIGINT, SIGTERM",
+    "It receives no more, sends the replies that are due, prints the totals and ends.",
+  ]],
+  section: 8,
+  seeAlso: [["mallocd-client", 1], ["malloc", 3], ["udp", 7]],
 };

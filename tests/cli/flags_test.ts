@@ -108,6 +108,9 @@ Deno.test("programHelp() shows every flag with its real default", () => {
       assertStringIncludes(help, `--${name}`);
       if ("default" in flag) assertStringIncludes(help, `(default ${flag.default})`);
     }
+    assertStringIncludes(help, "\nExit codes:\n");
+    assertStringIncludes(help, "\nSignals:\n");
+    assertStringIncludes(help, program === CLIENT ? "mallocd(8)" : "mallocd-client(1)");
     const longest = Math.max(...help.split("\n").map((line) => line.length));
     assert(longest <= 100, `a line of ${longest} characters`);
   }

@@ -1,7 +1,7 @@
 /** What `make install` puts on a system, as the tools that it is for see it. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { generate, MANUALS } from "../../tools/generate.ts";
+import { generate, PROGRAMS } from "../../tools/generate.ts";
 import { BENCH_FLAGS } from "../../lib/client/commands/bench.ts";
 import { CLIENT } from "../../lib/client/flags.ts";
 import { COMMANDS } from "../../lib/client/commands.ts";
@@ -194,9 +194,7 @@ Deno.test({
   },
 });
 
-for (const { program, section } of MANUALS) {
-  const { name, flags, commands = {} } = program;
-
+for (const { name, section, flags, commands = {} } of PROGRAMS) {
   Deno.test(`${name}(${section}) tells each option, default, variable and command`, () => {
     const page = generate().get(`man/${name}.${section}`)!.replaceAll("\\-", "-");
     const tables = [flags, ...Object.values(commands).map(({ flags = {} }) => flags)];

@@ -6,7 +6,7 @@ export const dump = define({
   words: "PTR LEN",
   help: "show LEN bytes at PTR in hexadecimal and ASCII, with their addresses",
   details: "Like hexdump -C: a line that repeats the one before is shown as *. " +
-    "With --json the bytes are bare hexadecimal, and each 4 MiB an object.",
+    "With --json the bytes are bare hexadecimal, and each MiB an object.",
   example: "mallocd-client dump 842350460928 64",
   prepare: ([pointer, length]) => {
     const address = parsePointer(pointer!);

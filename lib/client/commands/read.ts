@@ -6,7 +6,7 @@ export const read = define({
   words: "PTR LEN",
   help: "print LEN bytes at PTR, exactly; on a terminal a newline follows",
   details: "What is longer than a datagram is read in pieces, so not atomically. " +
-    "With --json the bytes are base64, and each 4 MiB an object.",
+    "With --json the bytes are base64, and each MiB an object.",
   example: "mallocd-client read 842350460928 5",
   prepare: ([pointer, length]) => {
     const address = parsePointer(pointer!);
