@@ -17,7 +17,7 @@
  *           numbered from 1 in links, and 0 ends them.
  *     hsh   the hash of source and tag
  *
- * A hash table of chains finds entries; its hash is seeded, so that nobody outside can aim for a chain.
+ * A hash table of chains finds entries; its hash is keyed, so that nobody outside can aim for a chain.
  *
  * Each source has an *account*, by the same hash. When an entry is needed and none is free, the account
  * that holds the most gives up its oldest, the one that asks if it is among those: of n accounts in use,
@@ -31,6 +31,7 @@ import type { Counters } from "./counters.ts";
 import { Counter } from "./counters.ts";
 import { FIELD, Flag, REPLY_HEAD, type Request } from "../protocol/wire.ts";
 import { SOURCE_BYTES } from "../system/address.ts";
+import { KeyedHash } from "../system/hash.ts";
 
 /** How long a reply is remembered, at the most. A client must give up, or take a new tag, before. */
 export const LIFETIME_SECONDS = 60;
@@ -67,7 +68,7 @@ export class DuplicateRequestCache {
   readonly #io: DataView;
   readonly #clock: Int32Array;
   readonly #counters: Counters;
-  readonly #seed: number;
+  readonly #hash = new KeyedHash();
   readonly #words: Int32Array;
   /** The newest entry of each chain. */
   readonly #chains: Int32Array;
@@ -102,7 +103,6 @@ export class DuplicateRequestCache {
     this.#io = new DataView(io.buffer);
     this.#clock = clock;
     this.#counters = counters;
-    this.#seed = crypto.getRandomValues(new Int32Array(1))[0]!;
     this.#words = new Int32Array(entries * ENTRY_WORDS);
     this.#chains = new Int32Array(2 ** Math.ceil(Math.log2(entries)));
     this.#holders = new Int32Array(entries + 1);
@@ -123,9 +123,9 @@ export class DuplicateRequestCache {
   digest(at: number, request: Request): number {
     const end = at + request.size;
     let from = request.fields;
-    let hash = mix(this.#seed, (end - from) << 8 ^ request.opcode);
-    for (; end - from >= 4; from += 4) hash = mix(hash, this.#io.getInt32(from));
-    for (; from < end; from++) hash = mix(hash, this.#io.getUint8(from));
+    let hash = this.#hash.mix(this.#hash.seed, (end - from) << 8 ^ request.opcode);
+    for (; end - from >= 4; from += 4) hash = this.#hash.mix(hash, this.#io.getInt32(from));
+    for (; from < end; from++) hash = this.#hash.mix(hash, this.#io.getUint8(from));
     return hash;
   }
 
@@ -138,7 +138,7 @@ export class DuplicateRequestCache {
   recall(source: number, at: number, digest: number, replyAt: number, room: number): number {
     const tag = this.#io.getInt32(at);
     this.#sourceHash = this.#hashSource(source);
-    const entry = this.#find(source, tag, mix(this.#sourceHash, tag));
+    const entry = this.#find(source, tag, this.#hash.mix(this.#sourceHash, tag));
     if (entry === NOWHERE) return UNSEEN;
     const from = entry * ENTRY_WORDS;
     if (this.#words[from + DIGEST] !== digest) return OTHER_REQUEST;
@@ -180,7 +180,7 @@ export class DuplicateRequestCache {
     }
     this.#words[at + DIGEST] = digest;
     this.#words[at + SECOND] = this.#clock[0]! + 1;
-    const hash = mix(this.#sourceHash, tag);
+    const hash = this.#hash.mix(this.#sourceHash, tag);
     this.#words[at + HASH] = hash;
     const chain = this.#chain(hash);
     this.#words[at + OLDER] = this.#chains[chain]!;
@@ -293,8 +293,10 @@ export class DuplicateRequestCache {
   }
 
   #hashSource(source: number): number {
-    let hash = this.#seed;
-    for (let i = 0; i < SOURCE_WORDS; i++) hash = mix(hash, this.#io.getInt32(source + 4 * i));
+    let hash = this.#hash.seed;
+    for (let i = 0; i < SOURCE_WORDS; i++) {
+      hash = this.#hash.mix(hash, this.#io.getInt32(source + 4 * i));
+    }
     return hash;
   }
 
@@ -308,9 +310,4 @@ export class DuplicateRequestCache {
   #chain(hash: number): number {
     return (hash ^ hash >>> 15) & (this.#chains.length - 1);
   }
-}
-
-function mix(hash: number, word: number): number {
-  const mixed = Math.imul(hash ^ word, 0x9e3779b1);
-  return mixed ^ mixed >>> 13;
 }

@@ -3,12 +3,12 @@
  * that allocates everything leaves something to the others. Ports don't count. Each block remembers whose
  * it is, and counts back to its owner whoever frees it.
  *
- * An address is known by its place in a table, which a seeded hash finds; of two that fall into the same
+ * An address is known by its place in a table, which a keyed hash finds; of two that fall into the same
  * place each has what the other leaves. Made once, without garbage: 2 bytes for each grain of the heap.
  */
 
 import { GRAIN, type Heap, NULL, orderFor, type Span } from "../heap/heap.ts";
-import { FAMILY_INET } from "../system/address.ts";
+import { KeyedHash } from "../system/hash.ts";
 import { Refusal } from "./refusal.ts";
 
 const PLACES = 65536;
@@ -21,7 +21,7 @@ export class Quota {
   readonly #held = new Int32Array(PLACES);
   /** By a block's first grain: the place of its owner. */
   readonly #owner: Uint16Array;
-  readonly #seed = crypto.getRandomValues(new Int32Array(1))[0]!;
+  readonly #hash = new KeyedHash();
 
   /** `bytes` for each address. Sources lie in the I/O memory. */
   constructor(bytes: number, heap: Heap, io: WebAssembly.Memory) {
@@ -71,12 +71,6 @@ export class Quota {
   }
 
   #place(source: number): number {
-    const words = this.#io.getUint16(source, true) === FAMILY_INET ? 1 : 5;
-    let hash = this.#seed;
-    for (let i = 1; i <= words; i++) {
-      hash = Math.imul(hash ^ this.#io.getInt32(source + 4 * i), 0x9e3779b1);
-      hash ^= hash >>> 15;
-    }
-    return hash & (PLACES - 1);
+    return this.#hash.address(this.#io, source) & (PLACES - 1);
   }
 }

@@ -1,10 +1,10 @@
 /**
  * What admitted senders may be sent although they have proven nothing: so many bytes a second for each
- * address, beyond three times what came from it. A fixed table of addresses by a seeded hash; two of one
+ * address, beyond three times what came from it. A fixed table of addresses by a keyed hash; two of one
  * place share it, and nothing is garbage.
  */
 
-import { FAMILY_INET } from "../system/address.ts";
+import { KeyedHash } from "../system/hash.ts";
 
 export const UNPROVEN_BYTES_PER_SECOND = 8 * 1024 ** 2;
 
@@ -13,7 +13,7 @@ const PLACES = 4096;
 export class ReplyBudget {
   readonly #io: DataView;
   readonly #clock: Int32Array;
-  readonly #seed = crypto.getRandomValues(new Int32Array(1))[0]!;
+  readonly #hash = new KeyedHash();
   /** Of each place: bytes that were sent in its second, and one more than that second. */
   readonly #spent = new Int32Array(PLACES);
   readonly #second = new Int32Array(PLACES);
@@ -40,12 +40,6 @@ export class ReplyBudget {
   }
 
   #place(source: number): number {
-    const words = this.#io.getUint16(source, true) === FAMILY_INET ? 1 : 5;
-    let hash = this.#seed;
-    for (let i = 1; i <= words; i++) {
-      hash = Math.imul(hash ^ this.#io.getInt32(source + 4 * i), 0x9e3779b1);
-      hash ^= hash >>> 15;
-    }
-    return hash & (PLACES - 1);
+    return this.#hash.address(this.#io, source) & (PLACES - 1);
   }
 }

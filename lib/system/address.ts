@@ -101,16 +101,6 @@ export function isLoopbackSource(bytes: DataView, at: number): boolean {
   return c === 0 && bytes.getInt32(at + 20) === 1;
 }
 
-/** A hash of the sender's address, without its port, of the SOURCE_BYTES at `at`. */
-export function hashAddress(bytes: DataView, at: number, seed: number): number {
-  let hash = seed;
-  for (let i = 4; i < SOURCE_BYTES; i += 4) {
-    hash = Math.imul(hash ^ bytes.getInt32(at + i), 0x9e3779b1);
-    hash ^= hash >>> 13;
-  }
-  return hash >>> 2; // a small integer, which is never boxed
-}
-
 /** Whether an address stands for all of this host's: 0.0.0.0, ::, or the mapped form of the former. */
 export function isWildcard(hostname: string): boolean {
   const words = parseAddress(hostname);

@@ -13,7 +13,8 @@
  *     +---------------+-------+-------------------------------+     zero where nobody asked for it
  */
 
-import { hashAddress, SOURCE_BYTES } from "./address.ts";
+import { SOURCE_BYTES } from "./address.ts";
+import { KeyedHash } from "./hash.ts";
 import {
   type Arena,
   CMSGHDR,
@@ -220,7 +221,7 @@ export class Outgoing {
   /** For each destination, the longest that the kernel cuts for it, and until which second that holds. */
   readonly #limits = new Int32Array(DESTINATIONS);
   readonly #limitEnds = new Int32Array(DESTINATIONS);
-  readonly #seed = crypto.getRandomValues(new Int32Array(1))[0]!;
+  readonly #hash = new KeyedHash();
   #messages = 0;
   /** Where the next datagram goes. */
   #end: number;
@@ -417,6 +418,6 @@ export class Outgoing {
 
   #destinationOf(peer: number): number {
     if (peer === CONNECTED) return 0;
-    return hashAddress(this.#view, peer, this.#seed) % DESTINATIONS;
+    return this.#hash.address(this.#view, peer) % DESTINATIONS;
   }
 }

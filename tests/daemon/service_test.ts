@@ -381,6 +381,16 @@ Deno.test("serve() answers a repeat from the cache, and EINVAL to another reques
   assertEquals(namedCounts(box.service.counters).find(([name]) => name === "malloc")?.[1], 1);
 });
 
+Deno.test("serve() knows another request with a tag, however its bytes were chosen", () => {
+  for (let i = 0; i < 8; i++) { // each box has keys of its own
+    const box = new Box();
+    const write = (data: string) => box.ask(word(7, WRITE) + fields(BASE, 8) + data);
+    assertEquals(write("1111111122222222"), head(7, WRITE, 0, 0));
+    // The second word's change cancels what multiplying by any odd number makes of the first's.
+    assertEquals(write("91111111a2262222"), head(7, WRITE, EINVAL, 0));
+  }
+});
+
 Deno.test("serve() remembers no refusals", () => {
   const box = fullBox();
   assertEquals(box.ask(word(7, MALLOC) + fields(32)), head(7, MALLOC, ENOMEM, 0));

@@ -16,7 +16,7 @@ import { Counter, type Counters } from "../counters.ts";
 import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
-import { hashAddress } from "../../system/address.ts";
+import { KeyedHash } from "../../system/hash.ts";
 import {
   Arena,
   Errno,
@@ -87,7 +87,7 @@ class Loop {
   readonly #first: number;
   readonly #proven: readonly number[];
   readonly #unproven: readonly number[];
-  readonly #seed = crypto.getRandomValues(new Int32Array(1))[0]!;
+  readonly #hash = new KeyedHash();
   readonly #spin: number;
   readonly #stop: Int32Array<SharedArrayBuffer>;
   readonly #counters: Counters;
@@ -197,7 +197,7 @@ class Loop {
   #socketFor(peer: number): number {
     const sockets = this.#service.proven === 0 ? this.#unproven : this.#proven;
     if (sockets.length === 0) return this.#first;
-    return sockets[hashAddress(this.#arena.view, peer, this.#seed) % sockets.length]!;
+    return sockets[this.#hash.address(this.#arena.view, peer) % sockets.length]!;
   }
 }
 

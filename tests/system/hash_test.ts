@@ -1,0 +1,49 @@
+import { assert } from "@std/assert";
+import { SOURCE_BYTES, writeSource } from "../../lib/system/address.ts";
+import { KeyedHash } from "../../lib/system/hash.ts";
+
+const KEYS = 256;
+/** Places of the smallest table; two words of no relation share one in one case of so many. */
+const PLACES = 64;
+const MOST = KEYS / 8;
+
+function place(hash: KeyedHash, hostname: string): number {
+  const source = new DataView(new ArrayBuffer(SOURCE_BYTES));
+  writeSource(source, 0, hostname, 40000);
+  return hash.address(source, 0) & (PLACES - 1);
+}
+
+Deno.test("address() lets nobody choose an address that shares a place with another's", () => {
+  const pairs = [
+    ["192.0.2.1", "64.0.2.1"],
+    ["192.0.2.1", "200.0.2.1"],
+    ["192.0.2.1", "192.0.2.2"],
+    ["2001:db8::1", "2001:db8:8000:0:8001::1"],
+    ["2001:db8::1", "2001:db8::8000:0:8001:1"],
+    ["2001:db8::1", "2001:db8::8000:0:8004:1"],
+  ] as const;
+  for (const [one, other] of pairs) {
+    let shared = 0;
+    for (let i = 0; i < KEYS; i++) {
+      const hash = new KeyedHash();
+      if (place(hash, one) === place(hash, other)) shared++;
+    }
+    assert(shared < MOST, `${one} and ${other} share a place with ${shared} of ${KEYS} keys`);
+  }
+});
+
+Deno.test("mix() lets no word undo what the one before it changed, whatever the key", () => {
+  for (let bit = 0; bit < 32; bit++) {
+    for (let shift = 0; shift < 32; shift++) {
+      const first = 1 << bit;
+      const second = shift === 0 ? first : first ^ first >>> shift;
+      let same = 0;
+      for (let i = 0; i < KEYS; i++) {
+        const hash = new KeyedHash();
+        const one = hash.mix(hash.mix(hash.seed, 0), 0);
+        if (one === hash.mix(hash.mix(hash.seed, first), second)) same++;
+      }
+      assert(same < MOST, `${first} and ${second}: ${same} of ${KEYS} keys`);
+    }
+  }
+});
