@@ -467,10 +467,12 @@ Deno.test("mallocd-client write and read name the address that was typed", async
     await daemon.client(`write ${FIRST} -`, { input }),
     failed("write(0xc420000000, 2097152, data): not inside one live allocation"),
   );
-  assertEquals(
-    await daemon.client(`read ${FIRST} 2MiB`),
-    failed("read(0xc420000000, 2097152): not inside one live allocation"),
+  const { code, stdout, stderr } = await daemon.client(`read ${FIRST} 2MiB`);
+  const { stderr: expected } = failed(
+    "read(0xc420000000, 2097152): not inside one live allocation",
   );
+  assertEquals([code, stderr], [1, expected]);
+  assert(stdout === "\0".repeat(2 ** 20), `${stdout.length} bytes`); // what was there is printed
 });
 
 Deno.test("mallocd-client fails when its output cannot be written, and frees what was for it", async () => {
