@@ -4,7 +4,7 @@
  */
 
 import { parseArgs } from "@std/cli";
-import { didYouMean } from "./nearest.ts";
+import { didYouMean, nearest } from "./nearest.ts";
 import { formatSize, parseDuration, parseSize } from "./sizes.ts";
 
 /** Something on the command line cannot be understood; `hint` says what to do instead. Exit code 2. */
@@ -164,8 +164,10 @@ export const HELP_FLAGS = {
 
 /** The environment variable that stands in for a flag: MALLOCD_REPLAY_CACHE for --replay-cache. */
 export function variableOf(flag: string): string {
-  return `MALLOCD_${flag.toUpperCase().replaceAll("-", "_")}`;
+  return PREFIX + flag.toUpperCase().replaceAll("-", "_");
 }
+
+const PREFIX = "MALLOCD_";
 
 /**
  * Splits a command line into flags and other words; after `--` everything is a word, and so is `-1`.
@@ -218,6 +220,22 @@ export function parseCommandLine<F extends Flags>(
   }
   const given = names.filter((name) => parsed[name] !== undefined && parsed[name] !== false);
   return { values: values as Values<F>, words, given };
+}
+
+/** A warning for each variable that looks like a misspelt one of the program's. */
+export function strayVariables(program: Program, variables: Iterable<string>): string[] {
+  const all = [program.flags, ...Object.values(program.commands ?? {}).map(({ flags }) => flags)];
+  const known = all.flatMap((flags = {}) => Object.keys(flags)).map(variableOf);
+  const ends = known.map((name) => name.slice(PREFIX.length));
+  const warnings: string[] = [];
+  for (const name of variables) {
+    if (!name.startsWith(PREFIX) || known.includes(name)) continue;
+    const meant = nearest(name.slice(PREFIX.length), ends);
+    // One that is near to none may be the other program's.
+    if (meant === undefined) continue;
+    warnings.push(`the variable ${name} means nothing: did you mean ${PREFIX}${meant}?`);
+  }
+  return warnings;
 }
 
 /** The values of flags of which none is given. */

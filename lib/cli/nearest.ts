@@ -4,7 +4,10 @@
 export function nearest(word: string, known: readonly string[]): string | undefined {
   const most = Math.min(2, Math.ceil(word.length / 2) - 1);
   const ranked = known
-    .map((candidate) => ({ candidate, slips: distance(word.toLowerCase(), candidate) }))
+    .map((candidate) => ({
+      candidate,
+      slips: distance(word.toLowerCase(), candidate.toLowerCase()),
+    }))
     .filter(({ slips }) => slips <= most)
     .sort((a, b) => a.slips - b.slips);
   return ranked[0]?.candidate;

@@ -4,6 +4,14 @@ import { type Command, type Flags, UsageError, type Values } from "../cli/flags.
 import { parseSize } from "../cli/sizes.ts";
 import { RefusedError, type Remote } from "./remote.ts";
 
+/** Standard output takes no more; the message is the system's. */
+export class OutputError extends Error {
+  override readonly name = "OutputError";
+  constructor(cause: unknown) {
+    super(cause instanceof Error ? cause.message : String(cause), { cause });
+  }
+}
+
 /** The world as a command sees it. */
 export interface Terminal {
   /** Data, and nothing else. */

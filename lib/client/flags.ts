@@ -41,6 +41,7 @@ export const CLIENT_FLAGS = {
     ...optional(duration("TIME", "1s", 3_600_000, "how long to wait before each repeat")),
     short: "i",
   },
+  pipe: on("run the commands of standard input, many at a time; a result a line, in order"),
   classic: on("speak the classic protocol, in which free and write go unanswered"),
   verbose: on("say on stderr which protocol is spoken"),
   ...HELP_FLAGS,

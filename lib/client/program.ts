@@ -4,12 +4,13 @@
  * and heavy.ts are bundled as one file each (tools/build.sh), since files in common would take time to load.
  */
 
-import { type Command, parseCommandLine, UsageError } from "../cli/flags.ts";
+import { type Command, parseCommandLine, strayVariables, UsageError } from "../cli/flags.ts";
 import { commandHelp, programHelp } from "../cli/help.ts";
 import { checkWords, type CommandName, commandOf, COMMANDS } from "./commands.ts";
-import { type Context, type Run, sleep, type Terminal } from "./command.ts";
+import { type Context, OutputError, type Run, sleep, type Terminal } from "./command.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { isQuic, QUIC } from "./transport.ts";
+import { pipe } from "./pipe.ts";
 import { Remote, RemoteError } from "./remote.ts";
 import { VERSION } from "../cli/version.ts";
 
@@ -21,7 +22,11 @@ let interrupted: AbortController | undefined;
 const terminal: Terminal = {
   write(data) {
     const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
-    for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+    try {
+      for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+    } catch (cause) {
+      throw new OutputError(cause);
+    }
   },
   say: (line) => console.error(line),
   progress(line) {
@@ -64,30 +69,40 @@ export function program(args: readonly string[], heavy: Heavy): Promise<number> 
 }
 
 async function main(args: readonly string[], heavy: Heavy): Promise<number> {
+  const environment = Deno.env.toObject();
+  for (const warning of strayVariables(CLIENT, Object.keys(environment))) {
+    terminal.say(`mallocd-client: ${warning}`);
+  }
   const ofCommands = Object.values(COMMANDS).map(({ flags }) => flags);
   const flags: typeof CLIENT_FLAGS = Object.assign({ ...CLIENT_FLAGS }, ...ofCommands);
   const { values, words: [word, ...words], given } = parseCommandLine(
     CLIENT,
     flags,
     args,
-    (name) => Deno.env.get(name),
+    (name) => environment[name],
   );
   if (values.version) {
     terminal.write(VERSION_LINE);
     return 0;
   }
-  if (word === undefined) {
+  if (word !== undefined && values.pipe) {
+    throw new UsageError(`--pipe leaves no room for ${word}`, "put it into standard input");
+  }
+  if (word === undefined && !(values.pipe && !values.help)) {
     if (!values.help) throw new UsageError("no command", "mallocd-client help lists them");
     terminal.write(programHelp(CLIENT));
     return 0;
   }
-  const command = commandOf(word);
-  if (values.help) {
+  const command = word === undefined ? undefined : commandOf(word);
+  if (values.help && command !== undefined) {
     terminal.write(commandHelp(CLIENT, command, COMMANDS[command]));
     return 0;
   }
-  checkFlags(command, given);
-  checkWords(command, words);
+  if (command !== undefined) {
+    checkFlags(command, given);
+    checkWords(command, words);
+    if (ALLOCATING.includes(command)) mustHaveOutput();
+  }
   if (command === "help") {
     const about = words[0] === undefined ? undefined : commandOf(words[0]);
     terminal.write(about ? commandHelp(CLIENT, about, COMMANDS[about]) : programHelp(CLIENT));
@@ -101,9 +116,9 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   checkQuic(command, server, classic, given);
   const credentials = isQuic(server) ? readCredentials(values.ca, values["token-file"]) : {};
   if (command !== "shell") forgoFiles();
-  const { prepare } = COMMANDS[command];
+  const prepare = command === undefined ? () => pipe : COMMANDS[command].prepare;
   if (prepare === undefined && typeof heavy === "function") return await heavy(args);
-  const run = prepare?.(words) ?? (heavy as Readonly<Record<string, Run>>)[command]!;
+  const run = prepare?.(words) ?? (heavy as Readonly<Record<string, Run>>)[command!]!;
   const remote = await Remote.connect({
     server,
     timeout,
@@ -143,9 +158,28 @@ async function repeatedly(
   return isWell;
 }
 
+/** Commands whose output is all that anybody will know of a block. */
+const ALLOCATING: readonly CommandName[] = ["malloc", "calloc", "realloc"];
+
+/**
+ * Throws OutputError if standard output was closed by whoever started the program (`>&-`). The runtime has
+ * put /dev/null in its place, open for reading, too, which is how it shows.
+ */
+function mustHaveOutput(): void {
+  if (Deno.build.os !== "linux" || Deno.stdout.isTerminal()) return;
+  const own = "/proc/self/fd/1";
+  try {
+    const isReadable = (Deno.lstatSync(own).mode! & 0o400) !== 0;
+    if (!isReadable || Deno.readLinkSync(own) !== "/dev/null") return;
+  } catch {
+    return; // without /proc it cannot be known
+  }
+  throw new OutputError("standard output is closed");
+}
+
 /** What goes together with a quic:// server, and what does not. */
 function checkQuic(
-  command: CommandName,
+  command: CommandName | undefined,
   server: string,
   classic: boolean,
   given: readonly string[],
@@ -209,8 +243,11 @@ function report(error: unknown): number {
     return 2;
   }
   if (error instanceof RemoteError) terminal.say(`mallocd-client: ${error.message}`);
-  else if (error instanceof Deno.errors.BrokenPipe) return 1;
-  else if (error instanceof Error && "hostname" in error) {
+  else if (error instanceof OutputError) {
+    // A reader that has gone wants no word about it.
+    const isGone = error.cause instanceof Deno.errors.BrokenPipe;
+    if (!isGone) terminal.say(`mallocd-client: ${error.message}`);
+  } else if (error instanceof Error && "hostname" in error) {
     terminal.say(`mallocd-client: cannot find the host ${error.hostname}: ${error.message}`);
   } else if (error instanceof Error && "code" in error) {
     terminal.say(`mallocd-client: ${error.message}`);

@@ -82,10 +82,14 @@ export const DAEMON: Program = {
     ["1", "It could not start; standard error says why, and what to do about it."],
     MISUSED,
   ],
-  signals: [[
-    "SIGINT, SIGTERM",
-    "It receives no more, sends the replies that are due, prints the totals and ends.",
-  ]],
+  signals: [
+    [
+      "SIGINT, SIGTERM",
+      "It receives no more, sends the replies that are due, prints the totals and ends.",
+    ],
+    ["SIGUSR1", "It prints the totals and goes on."],
+    ["SIGHUP", "It reads certificate, key and tokens again (quic engine)."],
+  ],
   section: 8,
   seeAlso: [["mallocd-client", 1], ["malloc", 3], ["udp", 7]],
 };

@@ -9,7 +9,7 @@ import { openNotify } from "./notify.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
 import { Unavailable } from "../system/libc.ts";
 import { formatSize } from "../cli/sizes.ts";
-import { parseCommandLine, UsageError, type Values } from "../cli/flags.ts";
+import { parseCommandLine, strayVariables, UsageError, type Values } from "../cli/flags.ts";
 import { programHelp } from "../cli/help.ts";
 import { isLoopback } from "../system/address.ts";
 import { VERSION } from "../cli/version.ts";
@@ -23,11 +23,15 @@ export function program(args: readonly string[]): Promise<number> {
 }
 
 async function main(args: readonly string[]): Promise<number> {
+  const environment = Deno.env.toObject();
+  for (const warning of strayVariables(DAEMON, Object.keys(environment))) {
+    console.error(`mallocd: ${warning}`);
+  }
   const { values, words } = parseCommandLine(
     DAEMON,
     DAEMON_FLAGS,
     args,
-    (name) => Deno.env.get(name),
+    (name) => environment[name],
   );
   if (values.help || values.version) {
     const text = values.help ? programHelp(DAEMON) : `mallocd ${VERSION}\n`;
@@ -83,7 +87,7 @@ async function main(args: readonly string[]): Promise<number> {
     say({ msg: "checked", ...described(engine, values.memory, reason) });
     return 0;
   }
-  const notify = openNotify(Deno.env.get("NOTIFY_SOCKET"));
+  const notify = openNotify(environment["NOTIFY_SOCKET"]);
   reloadOnHangup(engine, say);
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
   const time = new ServingTime(performance.now());

@@ -43,6 +43,64 @@ Deno.test("mallocd-client --help shows every command and option", async () => {
   const flags = [...stdout.matchAll(/^ {2}(?:-\w, )?--([\w-]+)/gm)].map(([, name]) => name);
   assertEquals(flags, Object.keys(CLIENT_FLAGS));
   assertEquals(await client("-h"), done(stdout));
+  for (const word of ["Exit codes:", "Signals:", "See also: mallocd(8)"]) {
+    assertStringIncludes(stdout, word);
+  }
+});
+
+Deno.test("mallocd-client warns of a misspelt variable, and names the nearest one", async () => {
+  const env = { MALLOCD_SERVR: "127.0.0.1:1", MALLOCD_MEMORY: "4KiB", MALLOCD_X: "" };
+  const { code, stderr } = await client("version", env);
+  assertEquals([code, stderr], [
+    0,
+    "mallocd-client: the variable MALLOCD_SERVR means nothing: did you mean MALLOCD_SERVER?\n",
+  ]);
+});
+
+Deno.test("mallocd-client does not allocate when standard output is closed", async () => {
+  await using daemon = await Mallocd.start();
+  for (const command of ["malloc 10", "calloc 1 10", "realloc 0 10"]) {
+    const outcome = await run("sh", ["-c", `mallocd-client ${command} >&-`], { env: daemon.env });
+    assertEquals(outcome, failed("standard output is closed"), command);
+  }
+  assertEquals(await daemon.client("malloc 10"), done(`${FIRST}\n`));
+});
+
+Deno.test("mallocd-client --pipe answers each line of input by a line, in order", async () => {
+  await using daemon = await Mallocd.start();
+  const input = [
+    "malloc 1KiB",
+    "# a comment",
+    `write ${FIRST} "a\\tb"`,
+    `read ${FIRST} 4`,
+    "mallok 5",
+    "dump 16 1",
+    "free 5",
+    `add ${FIRST + 8} 7`,
+    `free ${FIRST}`,
+  ];
+  const { code, stdout, stderr } = await daemon.client("--pipe", { input: input.join("\n") });
+  assertEquals([code, stderr], [1, ""]);
+  assertEquals(stdout.split("\n"), [
+    `${FIRST}`,
+    "ok",
+    "a\\x09b\\x00",
+    "error: mallok cannot be piped",
+    "error: dump cannot be piped",
+    "error: free(0x5): bad address",
+    "0",
+    "ok",
+    "",
+  ]);
+  const many = Array.from({ length: 2000 }, (_, i) => `malloc ${i + 1}`).join("\n");
+  const outcome = await daemon.client("--pipe --json", { input: many });
+  assertEquals([outcome.code, outcome.stderr], [0, ""]);
+  const pointers = outcome.stdout.trimEnd().split("\n").map((line) => JSON.parse(line).pointer);
+  assertEquals(new Set(pointers).size, 2000);
+  assertEquals(
+    await daemon.client("--pipe malloc 5"),
+    misused("--pipe leaves no room for malloc", "put it into standard input"),
+  );
 });
 
 Deno.test("mallocd-client COMMAND --help explains the command, without a daemon", async () => {

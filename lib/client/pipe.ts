@@ -1,0 +1,107 @@
+/**
+ * mallocd-client --pipe: commands from standard input, one a line, many of them under way at a time, and
+ * for each a line of output, in the order of the input. They do not wait for each other, so a line must not
+ * rest on what an earlier one does.
+ */
+
+import { UsageError } from "../cli/flags.ts";
+import { type Context, OutputError } from "./command.ts";
+import { checkWords, COMMANDS, isCommand } from "./commands.ts";
+import { splitLine } from "./line.ts";
+import { RemoteError } from "./remote.ts";
+
+/** Lines under way at a time: enough for the network never to wait, few enough for the daemon's buffer. */
+const UNDER_WAY = 256;
+
+/** Commands whose output is one line, or none. */
+const ONE_LINE: readonly string[] = [
+  "malloc",
+  "calloc",
+  "realloc",
+  "free",
+  "read",
+  "write",
+  "cas",
+  "add",
+];
+
+const CHUNK = 64 * 1024;
+
+/** Runs all lines; true if all went well. What went wrong is the line `error: ...` in its place. */
+export async function pipe(context: Context): Promise<boolean> {
+  const { terminal } = context;
+  const results: Promise<Result>[] = [];
+  let isWell = true;
+  const print = async () => {
+    const { text, failed } = await results.shift()!;
+    if (failed) isWell = false;
+    terminal.write(`${text}\n`);
+  };
+  for await (const line of linesOf(terminal)) {
+    if (/^\s*(#|$)/.test(line)) continue;
+    results.push(run(line, context));
+    if (results.length === UNDER_WAY) await print();
+  }
+  while (results.length > 0) await print();
+  return isWell;
+}
+
+interface Result {
+  readonly text: string;
+  readonly failed: boolean;
+}
+
+async function run(line: string, context: Context): Promise<Result> {
+  let text = "";
+  const write = (data: string | Uint8Array) => {
+    text += typeof data === "string" ? data.trimEnd() : escaped(data);
+  };
+  const terminal = Object.assign(Object.create(context.terminal), {
+    write,
+    progress: () => {},
+  });
+  try {
+    const [name = "", ...words] = splitLine(line, new Map()).map(({ text }) => text);
+    const isKnown = isCommand(name) && ONE_LINE.includes(name);
+    const prepare = isKnown ? COMMANDS[name].prepare : undefined;
+    if (!isKnown || prepare === undefined) {
+      throw new UsageError(`${name} cannot be piped`, `use ${ONE_LINE.join(", ")}`);
+    }
+    // Standard input is where the lines come from.
+    const full = name === "write" && words.length === 2 ? [words[0]!, "-", words[1]!] : words;
+    checkWords(name, full);
+    const failed = !await prepare(full)({ ...context, terminal }, {});
+    return { text: text === "" ? "ok" : text, failed };
+  } catch (error) {
+    if (error instanceof OutputError) throw error;
+    if (!(error instanceof UsageError || error instanceof RemoteError)) throw error;
+    const { message } = error;
+    return {
+      text: context.json ? JSON.stringify({ error: message }) : `error: ${message}`,
+      failed: true,
+    };
+  }
+}
+
+/** Bytes on one line: what is no printable ASCII as \\xHH, a backslash doubled. */
+function escaped(data: Uint8Array): string {
+  return Array.from(data, (byte) => {
+    if (byte === 0x5c) return "\\\\";
+    const isPlain = byte >= 0x20 && byte < 0x7f;
+    return isPlain ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`;
+  }).join("");
+}
+
+async function* linesOf(terminal: Context["terminal"]): AsyncGenerator<string> {
+  const chunk = new Uint8Array(CHUNK);
+  const decoder = new TextDecoder();
+  let rest = "";
+  for (;;) {
+    const length = await terminal.read(chunk);
+    if (length === null) break;
+    const lines = (rest + decoder.decode(chunk.subarray(0, length), { stream: true })).split("\n");
+    rest = lines.pop()!;
+    yield* lines;
+  }
+  if (rest !== "") yield rest;
+}
