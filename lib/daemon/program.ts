@@ -5,6 +5,7 @@ import { namedCounts, newCounters } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
 import type { Engine } from "./engine.ts";
 import { startEngine } from "./engines/choice.ts";
+import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
 import { Unavailable } from "../system/libc.ts";
@@ -97,6 +98,12 @@ async function main(args: readonly string[]): Promise<number> {
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
   if (anyone && !isLoopback(host) && secrets === undefined) {
     say({ msg: "warning", reason: "--anyone answers whoever can reach it, unencrypted" });
+  }
+  const limit = memoryLimit();
+  if (limit !== undefined && values.memory > limit.bytes) {
+    const [memory, bytes] = [formatSize(values.memory), formatSize(limit.bytes)];
+    const reason = `--memory ${memory} is more than the ${bytes} that this ${limit.owner} has`;
+    say({ msg: "warning", reason });
   }
   const signal = await signalled;
   notify("STOPPING=1");

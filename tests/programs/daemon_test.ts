@@ -281,6 +281,50 @@ Deno.test("mallocd prefers flag to variable to default", async () => {
   assertEquals(memories, ["32MiB", "64MiB", "1GiB"]);
 });
 
+/**
+ * usage: NAME COMMAND... Runs a command in a cgroup of that name below ours, of either version, which may
+ * use 512 MiB.
+ */
+const CGROUP = `set -eu
+own=/sys/fs/cgroup/memory$(sed -n "s/^[0-9]*:memory://p" /proc/self/cgroup)
+limit=memory.limit_in_bytes
+[ -f "$own/$limit" ] || own=/sys/fs/cgroup/memory
+[ -f "$own/$limit" ] || { own=/sys/fs/cgroup limit=memory.max; }
+group=$own/$1
+shift
+mkdir -p "$group"
+trap 'rmdir "$group"' EXIT
+echo 536870912 >"$group/$limit"
+sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group" "$@" & child=$!
+trap 'kill $child' TERM
+wait $child || wait $child`;
+
+/** Why no command can be run in a cgroup of its own; empty if one can. */
+async function whyNoCgroup(): Promise<string> {
+  if (Deno.build.os !== "linux") return " (skipped: no cgroups)";
+  if (!engines.includes("syscall")) return " (skipped: the daemon has no libc)";
+  const { code, stderr } = await run("sh", ["-c", CGROUP, "sh", "mallocd-probe", "true"]);
+  return code === 0 ? "" : ` (skipped: ${stderr.trim().split("\n").at(-1)})`;
+}
+
+const noCgroup = await whyNoCgroup();
+
+Deno.test({
+  name: `mallocd warns of a --memory above what its cgroup may use${noCgroup}`,
+  ignore: noCgroup !== "",
+  async fn() {
+    for (const [memory, warns] of [["1GiB", true], ["512MiB", false]] as const) {
+      const command = [MALLOCD, "--port", "0", "--memory", memory];
+      const args = ["-c", CGROUP, "sh", `mallocd-${Deno.pid}`, ...command];
+      await using daemon = await Mallocd.from("sh", args);
+      await daemon.settle();
+      const { stderr } = await daemon.stop();
+      const reason = `--memory ${memory} is more than the 512MiB that this cgroup has`;
+      assertEquals(stderr.includes(`msg=warning reason="${reason}"\n`), warns, stderr);
+    }
+  },
+});
+
 Deno.test("mallocd takes its port from MALLOCD_PORT, and 0 for any free one", async () => {
   await using first = await Mallocd.from(MALLOCD, [], { env: { MALLOCD_PORT: "0" } });
   await first.stop();
