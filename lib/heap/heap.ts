@@ -97,8 +97,11 @@ export class Heap {
   /** For each region, how many of its pages are dirty. */
   readonly #dirtyPages: Uint16Array;
   readonly #workPerTurn: number;
-  /** Bytes that may still be moved and cleared in this turn; it can be overdrawn by small requests. */
-  #budget: number;
+  /**
+   * One number: bytes that may still be moved and cleared in this turn. It can be overdrawn by small
+   * requests. In an array, because a field would be boxed anew whenever it holds no small integer.
+   */
+  readonly #budget = new Float64Array(1);
 
   constructor({ memory, size, io, strict = false, workPerTurn = Infinity }: HeapOptions) {
     this.size = size;
@@ -109,12 +112,12 @@ export class Heap {
     this.#dirty = new Uint8Array(Math.ceil(size / PAGE));
     this.#dirtyPages = new Uint16Array(Math.ceil(this.#dirty.length / 2 ** REGION_SHIFT));
     this.#workPerTurn = workPerTurn;
-    this.#budget = workPerTurn;
+    this.#budget[0] = workPerTurn;
   }
 
   /** Whoever else waits has been served: there is time for work again. */
   beginTurn(): void {
-    this.#budget = this.#workPerTurn;
+    this.#budget[0] = this.#workPerTurn;
   }
 
   /**
@@ -215,19 +218,19 @@ export class Heap {
 
   /** Moves the allocation at `grain`, of `used` bytes, to a larger block. */
   #move(span: Span, grain: number, used: number, wanted: number): Refusal {
-    const offset = grain * GRAIN;
+    const offset = grain << GRAIN_SHIFT;
     const work = used <= PAGE ? 0 : this.#dirtyBytes(offset, used);
     if (work > this.#workPerTurn) return Refusal.outOfMemory;
     const target = this.buddy.allocate(wanted);
     if (target === NONE) return Refusal.outOfMemory;
-    const to = target * GRAIN;
-    if (!this.#zero(to | 0, (1 << wanted) * GRAIN) || work > 0 && work > this.#budget) {
+    const to = target << GRAIN_SHIFT;
+    if (!this.#zero(to, (1 << wanted) * GRAIN) || work > 0 && work > this.#budget[0]!) {
       this.buddy.free(target);
       return Refusal.overBudget;
     }
     this.#copy(to, offset, used);
     this.buddy.free(grain);
-    setOffset(span, to);
+    setOffset(span, target * GRAIN);
     return Refusal.none;
   }
 
@@ -318,11 +321,11 @@ export class Heap {
     const last = (end - 1) >>> PAGE_SHIFT;
     let page = this.#nextDirty(offset >>> PAGE_SHIFT, last);
     for (; page <= last; page = this.#nextDirty(page + 1, last)) {
-      if (this.#budget <= 0 && length > PAGE) return false;
+      if (this.#budget[0]! <= 0 && length > PAGE) return false;
       const from = Math.max(offset, page * PAGE);
       const to = Math.min(end, (page + 1) * PAGE);
       this.#bulk.zero(from | 0, (to - from) | 0);
-      this.#budget -= to - from;
+      this.#budget[0]! -= to - from;
       if (to - from === PAGE) {
         this.#dirty[page] = 0;
         this.#dirtyPages[page >>> REGION_SHIFT]!--;
@@ -331,8 +334,12 @@ export class Heap {
     return true;
   }
 
-  /** How much of a block lies in dirty pages, in bytes; whole regions are not looked through. */
-  #dirtyBytes(offset: number, length: number): number {
+  /**
+   * How much of a block lies in dirty pages, in bytes; whole regions are not looked through. The offset
+   * comes as in #zero.
+   */
+  #dirtyBytes(offset32: number, length: number): number {
+    const offset = offset32 >>> 0;
     const end = Math.ceil((offset + length) / PAGE);
     const region = 1 << REGION_SHIFT;
     let pages = 0;
@@ -348,8 +355,13 @@ export class Heap {
     return pages * PAGE;
   }
 
-  /** Copies bytes to where all is zero; so what lies in clean pages need not be copied. */
-  #copy(target: number, offset: number, length: number): void {
+  /**
+   * Copies bytes to where all is zero; so what lies in clean pages need not be copied. Offsets come as in
+   * #zero.
+   */
+  #copy(target32: number, offset32: number, length: number): void {
+    const target = target32 >>> 0;
+    const offset = offset32 >>> 0;
     const end = offset + length;
     const last = (end - 1) >>> PAGE_SHIFT;
     let page = this.#nextDirty(offset >>> PAGE_SHIFT, last);
@@ -359,7 +371,7 @@ export class Heap {
       const to = target + from - offset;
       this.#markDirty(to >>> PAGE_SHIFT, (to + size - 1) >>> PAGE_SHIFT);
       this.#bulk.move(to | 0, from | 0, size | 0);
-      this.#budget -= size;
+      this.#budget[0]! -= size;
     }
   }
 }
