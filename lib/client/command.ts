@@ -28,6 +28,11 @@ export interface Terminal {
   readonly signal: AbortSignal;
 }
 
+/** The terminal with some things changed; what is not changed is not touched until it is used. */
+export function within(terminal: Terminal, changes: Partial<Terminal>): Terminal {
+  return Object.create(terminal, Object.getOwnPropertyDescriptors(changes));
+}
+
 export interface Context {
   readonly remote: Remote;
   readonly terminal: Terminal;

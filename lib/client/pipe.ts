@@ -5,7 +5,7 @@
  */
 
 import { UsageError } from "../cli/flags.ts";
-import { type Context, OutputError } from "./command.ts";
+import { type Context, OutputError, within } from "./command.ts";
 import { checkWords, COMMANDS, isCommand } from "./commands.ts";
 import { splitLine } from "./line.ts";
 import { RemoteError } from "./remote.ts";
@@ -56,10 +56,7 @@ async function run(line: string, context: Context): Promise<Result> {
   const write = (data: string | Uint8Array) => {
     text += typeof data === "string" ? data.trimEnd() : escaped(data);
   };
-  const terminal = Object.assign(Object.create(context.terminal), {
-    write,
-    progress: () => {},
-  });
+  const terminal = within(context.terminal, { write, progress: () => {} });
   try {
     const [name = "", ...words] = splitLine(line, new Map()).map(({ text }) => text);
     const isKnown = isCommand(name) && ONE_LINE.includes(name);

@@ -88,10 +88,12 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   if (word !== undefined && values.pipe) {
     throw new UsageError(`--pipe leaves no room for ${word}`, "put it into standard input");
   }
-  if (word === undefined && !(values.pipe && !values.help)) {
-    if (!values.help) throw new UsageError("no command", "mallocd-client help lists them");
+  if (word === undefined && values.help) {
     terminal.write(programHelp(CLIENT));
     return 0;
+  }
+  if (word === undefined && !values.pipe) {
+    throw new UsageError("no command", "mallocd-client help lists them");
   }
   const command = word === undefined ? undefined : commandOf(word);
   if (values.help && command !== undefined) {

@@ -9,7 +9,7 @@ import { type Flags, parseCommandLine, UsageError } from "../cli/flags.ts";
 import { commandHelp } from "../cli/help.ts";
 import { nearest } from "../cli/nearest.ts";
 import { bench } from "./bench.ts";
-import type { Context, Terminal } from "./command.ts";
+import { type Context, type Terminal, within } from "./command.ts";
 import { checkWords, type CommandName, COMMANDS, isCommand as isAny } from "./commands.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { loadHistory, saveHistory } from "./history.ts";
@@ -110,26 +110,6 @@ class Interrupts {
 function clearLine(lines: Interface): void {
   lines.write(null, { ctrl: true, name: "e" });
   lines.write(null, { ctrl: true, name: "u" });
-}
-
-/** The terminal with some things changed. As in program.ts, input is not touched until it is read. */
-function within(
-  terminal: Terminal,
-  {
-    signal = terminal.signal,
-    write = (data) => terminal.write(data),
-    isTerminal = terminal.isTerminal,
-  }: Partial<Pick<Terminal, "signal" | "write" | "isTerminal">>,
-): Terminal {
-  return {
-    write,
-    isTerminal,
-    signal,
-    say: (line) => terminal.say(line),
-    progress: (line) => terminal.progress(line),
-    read: (bytes) => terminal.read(bytes),
-    inputLength: () => terminal.inputLength(),
-  };
 }
 
 /** A history that cannot be kept is said once, and is no reason to end. */
