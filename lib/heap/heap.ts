@@ -7,7 +7,7 @@
  * come here as doubles, made from 64 unchecked bits: above 2^53 they are rounded, but a rounded one is
  * still far beyond every bound that it is compared with, and sums of two of them cannot overflow.
  *
- *     address  0xc420000000                                     0xc420000000 + size
+ *     address  base                                                    base + size
  *     offset   0       16      32                                             size
  *              | grain | grain |                    ...                          |
  *
@@ -22,8 +22,12 @@ import { Buddy, Freed, NONE } from "./buddy.ts";
 import { type Bulk, bulk } from "./bulk.ts";
 import { Refusal } from "./refusal.ts";
 
-/** Where the heap starts: pointers look as they do in the paper, and 0, NULL, is none of them. */
+/** Where the first heap starts: pointers look as they do in the paper, and 0, NULL, is none of them. */
 export const HEAP_BASE = 0xc420000000;
+
+/** Addresses are cut into ranges, of which each heap has one: from one base to the next, and how many. */
+export const RANGE_BYTES = 2 ** 36;
+export const MAX_RANGES = Math.floor((2 ** 53 - HEAP_BASE) / RANGE_BYTES);
 
 /** The smallest block and the alignment of every address, in bytes. */
 export const GRAIN = 16;
@@ -55,6 +59,8 @@ export interface HeapOptions {
   strict?: boolean;
   /** Bytes that may be moved and cleared before the next `beginTurn`; no limit if it is left out. */
   workPerTurn?: number;
+  /** Which range of addresses it has, 0 to MAX_RANGES - 1: that of the paper if it is left out. */
+  range?: number | undefined;
 }
 
 /** An address and a length, as a client names them or as they are told to it. */
@@ -86,7 +92,8 @@ export function newHeapMemory(size: number): WebAssembly.Memory {
 }
 
 export class Heap {
-  readonly base = HEAP_BASE;
+  /** The address of its first byte. */
+  readonly base: number;
   readonly size: number;
   readonly buddy: Buddy;
   readonly #strict: boolean;
@@ -103,7 +110,10 @@ export class Heap {
    */
   readonly #budget = new Float64Array(1);
 
-  constructor({ memory, size, io, strict = false, workPerTurn = Infinity }: HeapOptions) {
+  constructor(
+    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0 }: HeapOptions,
+  ) {
+    this.base = HEAP_BASE + range * RANGE_BYTES;
     this.size = size;
     this.buddy = new Buddy(size / GRAIN);
     this.#strict = strict;
@@ -135,14 +145,14 @@ export class Heap {
       this.buddy.free(grain);
       return Refusal.overBudget;
     }
-    setOffset(span, grain * GRAIN);
+    setOffset(span, this.base, grain * GRAIN);
     return Refusal.none;
   }
 
   /** Frees the allocation at `span.pointer`. Like free(3), it does nothing for NULL. */
   free(span: Span): Refusal {
     if (span.pointer === NULL) return Refusal.none;
-    const offset = offsetOf(span);
+    const offset = offsetOf(span, this.base);
     if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
     const freed = this.buddy.free(offset >>> GRAIN_SHIFT);
@@ -152,7 +162,7 @@ export class Heap {
 
   /** Grains of the allocation at `span.pointer`; 0 if there is none. */
   grainsOf(span: Span): number {
-    const offset = offsetOf(span);
+    const offset = offsetOf(span, this.base);
     if (!(offset >= 0 && offset < this.size) || (offset & (GRAIN - 1)) !== 0) return 0;
     const order = this.buddy.orderAt(offset >>> GRAIN_SHIFT);
     return order === NONE ? 0 : 1 << order;
@@ -160,14 +170,14 @@ export class Heap {
 
   /** The first grain of the allocation at `span.pointer`, which there must be. */
   grainOf(span: Span): number {
-    return offsetOf(span) >>> GRAIN_SHIFT;
+    return offsetOf(span, this.base) >>> GRAIN_SHIFT;
   }
 
   /** Copies the bytes of the span to `at` of the I/O memory. */
   read(span: Span, at: number): Refusal {
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none) return refusal;
-    this.#bulk.load(at, (offsetOf(span)) | 0, span.length | 0);
+    this.#bulk.load(at, offsetOf(span, this.base) | 0, span.length | 0);
     return Refusal.none;
   }
 
@@ -175,7 +185,7 @@ export class Heap {
   write(span: Span, at: number): Refusal {
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none || span.length === 0) return refusal;
-    const offset = offsetOf(span);
+    const offset = offsetOf(span, this.base);
     this.#markDirty(offset >>> PAGE_SHIFT, (offset + span.length - 1) >>> PAGE_SHIFT);
     this.#bulk.store(offset | 0, at, span.length | 0);
     return Refusal.none;
@@ -191,7 +201,7 @@ export class Heap {
    */
   realloc(span: Span): Refusal {
     if (span.pointer === NULL) return this.malloc(span);
-    const offset = offsetOf(span);
+    const offset = offsetOf(span, this.base);
     if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
     const grain = offset >>> GRAIN_SHIFT;
@@ -230,7 +240,7 @@ export class Heap {
     }
     this.#copy(to, offset, used);
     this.buddy.free(grain);
-    setOffset(span, target * GRAIN);
+    setOffset(span, this.base, target * GRAIN);
     return Refusal.none;
   }
 
@@ -241,7 +251,7 @@ export class Heap {
   cas(span: Span, operands: number, at: number): Refusal {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
-    const offset = offsetOf(span);
+    const offset = offsetOf(span, this.base);
     this.#bulk.load(at, offset | 0, WORD);
     if (this.#io.getInt32(at) !== this.#io.getInt32(operands)) return Refusal.none;
     if (this.#io.getInt32(at + 4) !== this.#io.getInt32(operands + 4)) return Refusal.none;
@@ -257,7 +267,7 @@ export class Heap {
   add(span: Span, operand: number, at: number): Refusal {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
-    const offset = offsetOf(span);
+    const offset = offsetOf(span, this.base);
     this.#bulk.load(at, offset | 0, WORD);
     const high = this.#io.getUint32(at);
     const low = this.#io.getUint32(at + 4);
@@ -276,12 +286,12 @@ export class Heap {
     span.length = WORD;
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none) return refusal;
-    return ((offsetOf(span)) & (WORD - 1)) === 0 ? Refusal.none : Refusal.misaligned;
+    return (offsetOf(span, this.base) & (WORD - 1)) === 0 ? Refusal.none : Refusal.misaligned;
   }
 
   /** What may be accessed. Offsets are taken modulo 2^32, by `| 0` and `>>>`, only after this. */
   #admit(span: Span): Refusal {
-    const offset = offsetOf(span);
+    const offset = offsetOf(span, this.base);
     const end = offset + span.length;
     if (!(offset >= 0 && end <= this.size)) return Refusal.outsideHeap;
     if (!this.#strict) return Refusal.none;
@@ -377,13 +387,13 @@ export class Heap {
 }
 
 /** The offset of a span's address; it may lie outside the heap, and is small enough for V8 to inline. */
-function offsetOf(span: Span): number {
-  return span.pointer - HEAP_BASE;
+function offsetOf(span: Span, base: number): number {
+  return span.pointer - base;
 }
 
 /** The twin of `offsetOf`. */
-function setOffset(span: Span, offset: number): void {
-  span.pointer = HEAP_BASE + offset;
+function setOffset(span: Span, base: number, offset: number): void {
+  span.pointer = base + offset;
 }
 
 /** The order of the smallest block that holds `length` bytes, of which there are at most MAX_HEAP. */

@@ -1,6 +1,15 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { equals } from "@std/bytes";
-import { GRAIN, Heap, HEAP_BASE, MAX_HEAP, MIN_HEAP, newHeapMemory } from "../../lib/heap/heap.ts";
+import {
+  GRAIN,
+  Heap,
+  HEAP_BASE,
+  MAX_HEAP,
+  MAX_RANGES,
+  MIN_HEAP,
+  newHeapMemory,
+  RANGE_BYTES,
+} from "../../lib/heap/heap.ts";
 import { Refusal } from "../../lib/heap/refusal.ts";
 import { Random } from "../testing.ts";
 
@@ -17,8 +26,8 @@ class Harness {
   readonly bytes = new Uint8Array(this.io.buffer);
   readonly heap: Heap;
 
-  constructor(size: number, strict = false) {
-    this.heap = new Heap({ memory: newHeapMemory(size), size, io: this.io, strict });
+  constructor(size: number, strict = false, range = 0) {
+    this.heap = new Heap({ memory: newHeapMemory(size), size, io: this.io, strict, range });
   }
 
   /** The address, or 0 if it was refused. */
@@ -503,3 +512,24 @@ for (const size of [MIN_HEAP, 3 * PAGE + 48, 8 * PAGE, 8 * PAGE - 16]) {
     for (const seed of [1, 2]) exercise(size, seed);
   });
 }
+
+Deno.test("heap of another range differs from that of the paper in the upper bits of its pointers alone", () => {
+  for (const range of [1, 7, MAX_RANGES - 1]) {
+    const heap = new Harness(MIN_HEAP, false, range);
+    const base = HEAP_BASE + range * RANGE_BYTES;
+    assertEquals(heap.heap.base, base);
+    assertEquals([heap.malloc(16), heap.malloc(32)], [base, base + 32]);
+    assertEquals(heap.write(base + 16, [1, 2, 3]), Refusal.none);
+    assertEquals(heap.read(base + 16, 3), Uint8Array.of(1, 2, 3));
+    assertEquals(heap.realloc(base, 64), base + 64);
+    assertEquals(heap.free(base + 64), Refusal.none);
+    assertEquals(heap.write(HEAP_BASE, [1]), Refusal.outsideHeap);
+    assertEquals(heap.write(base + MIN_HEAP - 1, [1, 2]), Refusal.outsideHeap);
+    assertEquals(heap.free(base - RANGE_BYTES), Refusal.outsideHeap);
+  }
+  assert(Number.isSafeInteger(HEAP_BASE + MAX_RANGES * RANGE_BYTES), "pointers are exact doubles");
+  assert(
+    HEAP_BASE + (MAX_RANGES + 1) * RANGE_BYTES > Number.MAX_SAFE_INTEGER + 1,
+    "there are no more",
+  );
+});
