@@ -8,8 +8,9 @@
 // Not in deno.json's imports, because `deno compile` puts all of those into the executables.
 // deno-lint-ignore no-import-prefix
 import { MemPool } from "npm:@thi.ng/malloc@6.1.150";
-import { Buddy } from "../lib/heap/buddy.ts";
+import { Buddy, buddyShape } from "../lib/heap/buddy.ts";
 import { GRAIN, orderFor } from "../lib/heap/heap.ts";
+import { allocate } from "../lib/heap/metadata.ts";
 import { Random } from "../tests/testing.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
@@ -23,7 +24,8 @@ interface Allocator {
 }
 
 function newBuddy(): Allocator {
-  const buddy = new Buddy(HEAP / GRAIN);
+  const grains = HEAP / GRAIN;
+  const buddy = new Buddy(grains, allocate({ buddy: buddyShape(grains) }).buddy);
   return {
     malloc: (length) => buddy.allocate(orderFor(length)),
     free: (grain) => void buddy.free(grain),

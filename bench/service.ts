@@ -11,11 +11,12 @@
  * we ours; with --expose-gc, too, a collection of our own marks the two places among them.
  */
 
-import { namedCounts, newCounters } from "../lib/daemon/counters.ts";
+import { namedCounts } from "../lib/daemon/counters.ts";
 import { Heap, HEAP_BASE, newHeapMemory } from "../lib/heap/heap.ts";
 import { encodeRequest, type MethodName, REPLY_HEAD } from "../lib/protocol/wire.ts";
 import { DEFAULT_ENTRIES } from "../lib/daemon/duplicate_request_cache.ts";
 import { Service } from "../lib/daemon/service.ts";
+import { newState } from "../lib/daemon/state.ts";
 import { writeSource } from "../lib/system/address.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
@@ -25,12 +26,10 @@ const HEAP = 4 * 1024 ** 3;
 
 const io = new WebAssembly.Memory({ initial: 3, maximum: 3 });
 const view = new DataView(io.buffer);
-const clock = new Int32Array(1);
-const heap = new Heap({ memory: newHeapMemory(HEAP), size: HEAP, io });
-const service = new Service(
-  { replayCache: DEFAULT_ENTRIES, clock, counters: newCounters() },
-  { heap, io, port: 0 },
-);
+const state = newState({ memory: HEAP, replayCache: DEFAULT_ENTRIES });
+const { clock } = state.service;
+const heap = new Heap({ memory: newHeapMemory(HEAP), size: HEAP, io, state });
+const service = new Service({ replayCache: DEFAULT_ENTRIES, state }, { heap, io, port: 0 });
 writeSource(view, SOURCE, "127.0.0.1", 40000);
 
 let end = 0;

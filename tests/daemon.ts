@@ -1,6 +1,6 @@
 /** A daemon for tests of its clients: the real service behind a real socket of the loopback interface. */
 
-import { Counter, newCounters, REQUESTS } from "../lib/daemon/counters.ts";
+import { Counter, REQUESTS } from "../lib/daemon/counters.ts";
 import { serveDatagram } from "../lib/daemon/engines/datagram.ts";
 import { type MethodName, METHODS } from "../lib/protocol/wire.ts";
 import { newOptions } from "./testing.ts";
@@ -23,8 +23,8 @@ export interface Daemon extends AsyncDisposable {
 export async function startDaemon(
   { hostname = "127.0.0.1", port = 0, memory = 16 * 1024 ** 2, strict = false }: DaemonOptions = {},
 ): Promise<Daemon> {
-  const counters = newCounters();
-  const options = newOptions({ hostname, port, memory, strict, counters, replayCache: 65536 });
+  const options = newOptions({ hostname, port, memory, strict, replayCache: 65536 });
+  const { counters } = options.state.service;
   const engine = await serveDatagram(options);
   const host = hostname.includes(":") ? `[${hostname}]` : hostname;
   return {

@@ -1,10 +1,10 @@
 /** What tests share: a seeded generator, the service in a box, hex in and hex out, an engine's options. */
 
-import { newCounters } from "../lib/daemon/counters.ts";
 import type { EngineOptions } from "../lib/daemon/engine.ts";
 import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
 import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
+import { newState } from "../lib/daemon/state.ts";
 import { SOURCE_BYTES, writeSource } from "../lib/system/address.ts";
 
 /** Numbers that look random and are the same for the same seed: xorshift (Marsaglia, 2003). */
@@ -78,7 +78,7 @@ export interface BoxOptions extends Partial<ServiceOptions> {
 /** A service with a heap of its own; requests and replies are hex. */
 export class Box {
   readonly io = new WebAssembly.Memory({ initial: IO_PAGES, maximum: IO_PAGES });
-  readonly clock = new Int32Array(1);
+  readonly clock: Int32Array;
   readonly heap: Heap;
   readonly service: Service;
   readonly #bytes = new Uint8Array(this.io.buffer);
@@ -93,10 +93,13 @@ export class Box {
       ...options
     }: BoxOptions = {},
   ) {
-    const { io, clock } = this;
-    this.heap = new Heap({ memory: newHeapMemory(size), size, io, strict, workPerTurn });
+    const { io } = this;
+    const { replayCache = 64, quota } = options;
+    const { state = newState({ memory: size, replayCache, quota }) } = options;
+    this.clock = state.service.clock;
+    this.heap = new Heap({ memory: newHeapMemory(size), size, io, strict, workPerTurn, state });
     this.service = new Service(
-      { replayCache: 64, counters: newCounters(), clock, ...options },
+      { ...options, replayCache, state },
       { heap: this.heap, io, port, validated },
     );
     this.from("127.0.0.1", 40000);
@@ -132,14 +135,6 @@ export class Box {
 
 /** Options of an engine on a free port, over a small heap. */
 export function newOptions(options: Partial<EngineOptions> = {}): EngineOptions {
-  return {
-    hostname: "127.0.0.1",
-    port: 0,
-    memory: 16 * 1024 ** 2,
-    strict: false,
-    replayCache: 1024,
-    counters: newCounters(),
-    clock: new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)),
-    ...options,
-  };
+  const sizes = { memory: 16 * 1024 ** 2, replayCache: 1024, ...options };
+  return { hostname: "127.0.0.1", port: 0, strict: false, state: newState(sizes), ...sizes };
 }

@@ -29,6 +29,8 @@ export interface CounterDescription {
   readonly name: string;
   readonly help: string;
   readonly gauge?: boolean;
+  /** Where in the array it is. */
+  readonly at: number;
 }
 
 const OWN_NAMES = Object.keys(OWN) as (keyof typeof OWN)[];
@@ -38,32 +40,34 @@ export const Counter = Object.fromEntries(
   OWN_NAMES.map((name, i) => [name, i]),
 ) as Record<keyof typeof OWN, number>;
 
-/** Requests by opcode start here, refusals by number after them. */
+/** Requests by opcode start here, refusals by number after them. Opcodes need not be without gaps. */
 export const REQUESTS = OWN_NAMES.length;
-export const REFUSALS = REQUESTS + Object.keys(METHODS).length;
+export const REFUSALS = REQUESTS + 1 + Math.max(...Object.values(METHODS).map((m) => m.opcode));
 
-/** Every count, at its place in the array. What was refused is named `refused.REASON`. */
-export const COUNTERS: readonly CounterDescription[] = (() => {
-  const all: CounterDescription[] = OWN_NAMES.map((name) => ({ name, ...OWN[name] }));
-  for (const [name, { opcode }] of Object.entries(METHODS)) {
-    all[REQUESTS + opcode] = { name, help: `requests: ${name}` };
+/** Every count, once. What was refused is named `refused.REASON`. */
+export const COUNTERS: readonly CounterDescription[] = [
+  ...OWN_NAMES.map((name) => ({ name, ...OWN[name], at: Counter[name] })),
+  ...Object.entries(METHODS).map(([name, { opcode }]) => (
+    { name, help: `requests: ${name}`, at: REQUESTS + opcode }
+  )),
+  ...Object.entries(Refusal).filter(([, refusal]) => refusal !== Refusal.none)
+    .map(([name, refusal]) => (
+      { name: `refused.${name}`, help: `requests refused: ${name}`, at: REFUSALS + refusal }
+    )),
+];
+for (const key of ["at", "name"] as const) {
+  if (new Set(COUNTERS.map((counter) => counter[key])).size !== COUNTERS.length) {
+    throw new Error(`Two counters have the same ${key}`);
   }
-  for (const [name, refusal] of Object.entries(Refusal)) {
-    all[REFUSALS + refusal] = { name: `refused.${name}`, help: `requests refused: ${name}` };
-  }
-  return all;
-})();
-
-/** Doubles: counts of up to 2^53, changed in place without making garbage. */
-export type Counters = Float64Array<SharedArrayBuffer>;
-
-export function newCounters(): Counters {
-  return new Float64Array(new SharedArrayBuffer(COUNTERS.length * Float64Array.BYTES_PER_ELEMENT));
 }
 
-/** Every count by name, in the order of the array. */
+/** How many doubles hold them. */
+export const COUNTERS_LENGTH = 1 + Math.max(...COUNTERS.map(({ at }) => at));
+
+/** Doubles: counts of up to 2^53, changed in place without making garbage. */
+export type Counters = Float64Array;
+
+/** Every count by name, in the order of the table. */
 export function namedCounts(counters: Counters): [name: string, count: number][] {
-  return COUNTERS
-    .map(({ name }, i): [string, number] => [name, counters[i]!])
-    .filter(([name]) => name !== "refused.none");
+  return COUNTERS.map(({ name, at }) => [name, counters[at]!]);
 }

@@ -28,6 +28,7 @@
  */
 
 import type { Counters } from "./counters.ts";
+import { type Arrays, int32, standAlone } from "../heap/metadata.ts";
 import { Counter } from "./counters.ts";
 import { FIELD, Flag, REPLY_HEAD, type Request } from "../protocol/wire.ts";
 import { SOURCE_BYTES } from "../system/address.ts";
@@ -63,49 +64,81 @@ const ENTRY_WORDS = 16;
 const FLAGS_SHIFT = 8;
 const NOWHERE = -1;
 
+/** Where single numbers are kept. */
+const Figure = {
+  /** The most entries that any account holds, and the accounts that hold any. */
+  most: 0,
+  accounts: 1,
+  /** Entries from here on were never used; those that were and are free are linked by OLDER. */
+  unused: 2,
+  free: 3,
+  /** The account whose oldest entry is the next to be looked at, whether it is too old. */
+  hand: 4,
+} as const;
+
+/** The arrays of a cache of so many entries, 1 to MAX_ENTRIES. */
+export function cacheShape(entries: number) {
+  if (!Number.isInteger(entries) || entries < 1 || entries > MAX_ENTRIES) {
+    throw new RangeError(`Cannot remember ${entries} replies: it must be 1 to ${MAX_ENTRIES}`);
+  }
+  return {
+    figures: int32(Object.keys(Figure).length),
+    words: int32(entries * ENTRY_WORDS),
+    /** The newest entry of each chain. */
+    chains: int32(2 ** Math.ceil(Math.log2(entries))),
+    /** Of each account: how many entries it holds, its oldest and its newest. */
+    held: int32(ACCOUNTS),
+    oldest: int32(ACCOUNTS),
+    newest: int32(ACCOUNTS),
+    /** By a number of entries: the accounts that hold so many, as a list that is linked both ways. */
+    holders: int32(entries + 1),
+    nextHolder: int32(ACCOUNTS),
+    previousHolder: int32(ACCOUNTS),
+  };
+}
+
 export class DuplicateRequestCache {
   readonly #entries: number;
   readonly #io: DataView;
   readonly #clock: Int32Array;
   readonly #counters: Counters;
   readonly #hash = new KeyedHash();
+  readonly #figures: Int32Array;
   readonly #words: Int32Array;
-  /** The newest entry of each chain. */
   readonly #chains: Int32Array;
-  /** Of each account: how many entries it holds, its oldest and its newest. */
-  readonly #held = new Int32Array(ACCOUNTS);
-  readonly #oldest = new Int32Array(ACCOUNTS);
-  readonly #newest = new Int32Array(ACCOUNTS);
-  /** By a number of entries: the accounts that hold so many, as a list that is linked both ways. */
+  readonly #held: Int32Array;
+  readonly #oldest: Int32Array;
+  readonly #newest: Int32Array;
   readonly #holders: Int32Array;
-  readonly #nextHolder = new Int32Array(ACCOUNTS);
-  readonly #previousHolder = new Int32Array(ACCOUNTS);
-  /** The most entries that any account holds, and the accounts that hold any. */
-  #most = 0;
-  #accounts = 0;
-  /** Entries from here on were never used; those that were and are free are linked by OLDER. */
-  #unused = 0;
-  #free = 0;
+  readonly #nextHolder: Int32Array;
+  readonly #previousHolder: Int32Array;
   /** The hash of the source that was looked up last: whoever is remembered was looked up before. */
   #sourceHash = 0;
-  /** The account whose oldest entry is the next to be looked at, whether it is too old. */
-  #hand = 0;
 
   /**
    * `clock[0]` holds seconds since some start; whoever runs the service advances it. Sources, requests
    * and replies are read from and written to the I/O memory.
    */
-  constructor(entries: number, io: WebAssembly.Memory, clock: Int32Array, counters: Counters) {
-    if (!Number.isInteger(entries) || entries < 1 || entries > MAX_ENTRIES) {
-      throw new RangeError(`Cannot remember ${entries} replies: it must be 1 to ${MAX_ENTRIES}`);
-    }
+  constructor(
+    entries: number,
+    io: WebAssembly.Memory,
+    clock: Int32Array,
+    counters: Counters,
+    arrays: Arrays<ReturnType<typeof cacheShape>> = standAlone(cacheShape(entries)),
+  ) {
     this.#entries = entries;
     this.#io = new DataView(io.buffer);
     this.#clock = clock;
     this.#counters = counters;
-    this.#words = new Int32Array(entries * ENTRY_WORDS);
-    this.#chains = new Int32Array(2 ** Math.ceil(Math.log2(entries)));
-    this.#holders = new Int32Array(entries + 1);
+    this.#figures = arrays.figures;
+    this.#words = arrays.words;
+    this.#chains = arrays.chains;
+    this.#held = arrays.held;
+    this.#oldest = arrays.oldest;
+    this.#newest = arrays.newest;
+    this.#holders = arrays.holders;
+    this.#nextHolder = arrays.nextHolder;
+    this.#previousHolder = arrays.previousHolder;
   }
 
   /** The account of a source. Others may have the same: their entries then compete as one source's. */
@@ -116,7 +149,8 @@ export class DuplicateRequestCache {
   /** Entries that this source can count on, with the accounts that are now in use. */
   share(source: number, proven: boolean): number {
     const isIn = this.#held[this.accountOf(source, proven)] !== 0;
-    return Math.floor(this.#entries / (isIn ? this.#accounts : this.#accounts + 1));
+    const accounts = this.#figures[Figure.accounts]!;
+    return Math.floor(this.#entries / (isIn ? accounts : accounts + 1));
   }
 
   /** Of all bytes of a request but its tag, its flags and its session: what a repeat has in common. */
@@ -217,28 +251,34 @@ export class DuplicateRequestCache {
 
   /** An entry for this account. */
   #take(account: number): number {
-    if (this.#free !== 0) {
-      const entry = this.#free - 1;
-      this.#free = this.#words[entry * ENTRY_WORDS + OLDER]!;
-      return entry;
+    const free = this.#figures[Figure.free]!;
+    if (free !== 0) {
+      this.#figures[Figure.free] = this.#words[(free - 1) * ENTRY_WORDS + OLDER]!;
+      return free - 1;
     }
-    if (this.#unused < this.#entries) return this.#unused++;
-    const isLongest = this.#held[account] === this.#most;
-    const entry = this.#forgetOldest(isLongest ? account : this.#holders[this.#most]! - 1);
+    const unused = this.#figures[Figure.unused]!;
+    if (unused < this.#entries) {
+      this.#figures[Figure.unused] = unused + 1;
+      return unused;
+    }
+    const most = this.#figures[Figure.most]!;
+    const isLongest = this.#held[account] === most;
+    const entry = this.#forgetOldest(isLongest ? account : this.#holders[most]! - 1);
     if (this.#isYoung(entry)) this.#counters[Counter.evictions]!++;
     return entry;
   }
 
   /** Frees at most one entry that is too old, so that who is gone counts as an account no longer. */
   #sweep(): void {
-    const oldest = this.#oldest[this.#hand]!;
+    const hand = this.#figures[Figure.hand]!;
+    const oldest = this.#oldest[hand]!;
     if (oldest === 0 || this.#isYoung(oldest - 1)) {
-      this.#hand = this.#hand + 1 === ACCOUNTS ? 0 : this.#hand + 1;
+      this.#figures[Figure.hand] = hand + 1 === ACCOUNTS ? 0 : hand + 1;
       return;
     }
-    const entry = this.#forgetOldest(this.#hand);
-    this.#words[entry * ENTRY_WORDS + OLDER] = this.#free;
-    this.#free = entry + 1;
+    const entry = this.#forgetOldest(hand);
+    this.#words[entry * ENTRY_WORDS + OLDER] = this.#figures[Figure.free]!;
+    this.#figures[Figure.free] = entry + 1;
   }
 
   /** Takes the oldest entry of an account that has any out of its account and its chain. */
@@ -268,12 +308,14 @@ export class DuplicateRequestCache {
     const before = this.#held[account]!;
     const now = before + change;
     this.#held[account] = now;
-    if (before === 0) this.#accounts++;
+    if (before === 0) this.#figures[Figure.accounts]!++;
     else this.#unlist(account, before);
-    if (now === 0) this.#accounts--;
+    if (now === 0) this.#figures[Figure.accounts]!--;
     else this.#list(account, now);
-    if (now > this.#most) this.#most = now;
-    else if (before === this.#most && this.#holders[before] === 0) this.#most = now;
+    const most = this.#figures[Figure.most]!;
+    if (now > most || before === most && this.#holders[before] === 0) {
+      this.#figures[Figure.most] = now;
+    }
   }
 
   #list(account: number, held: number): void {

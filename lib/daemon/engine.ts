@@ -16,7 +16,7 @@ export const DEFAULT_RECEIVE_BUFFER = 4 * 1024 * 1024;
  */
 export const DEFAULT_SPIN = 100;
 
-/** All that an engine needs. It can be sent to another thread: arrays over shared memory, plain data. */
+/** All that an engine needs. It is plain data, which can be sent to another thread. */
 export interface EngineOptions extends ServiceOptions {
   /** The address to bind, as text: `127.0.0.1`, `::1`, `0.0.0.0`. */
   hostname: string;
@@ -26,7 +26,6 @@ export interface EngineOptions extends ServiceOptions {
   memory: number;
   /** Admit only bytes inside one live allocation. */
   strict: boolean;
-  clock: Int32Array<SharedArrayBuffer>;
   /** Bytes of the kernel's receive buffer, where the engine can set it: DEFAULT_RECEIVE_BUFFER. */
   receiveBuffer?: number | undefined;
   /** Of the quic engine, where its certificate, key and tokens are. */
@@ -64,6 +63,7 @@ export function newService(
     io,
     strict,
     workPerTurn: WORK_PER_TURN,
+    state: options.state,
   });
   return new Service(options, { heap, io, port, validated });
 }

@@ -1,12 +1,13 @@
 /** mallocd as a function: a command line in, an engine over a heap, signals until the end, an exit code out. */
 
 import { ServingTime, TICK_MS } from "./clock.ts";
-import { namedCounts, newCounters } from "./counters.ts";
+import { namedCounts } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
 import type { Engine } from "./engine.ts";
 import { startEngine } from "./engines/choice.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
+import { newState, type StateOptions } from "./state.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
 import { Unavailable } from "../system/libc.ts";
 import { formatSize } from "../cli/sizes.ts";
@@ -61,25 +62,27 @@ async function main(args: readonly string[]): Promise<number> {
   }
   const say = quiet ? () => {} : logfmt;
 
-  const counters = newCounters();
+  const sizes: StateOptions = {
+    memory: values.memory,
+    replayCache: values["replay-cache"],
+    quota: values.quota,
+  };
+  const state = newState(sizes);
+  const { counters, clock } = state.service;
   const totals = () => Object.fromEntries(namedCounts(counters).filter(([, count]) => count > 0));
   surviveSignals(() => say({ msg: "totals", ...totals() }));
-  const clock = new Int32Array(new SharedArrayBuffer(4));
   const { engine, reason } = await startEngine(values.engine, {
+    ...sizes,
     hostname: host,
     port: values.port,
     allow,
-    quota: values.quota,
     unvalidated: values.unvalidated,
     lowPorts: values["low-ports"],
-    memory: values.memory,
     strict: values.strict,
-    replayCache: values["replay-cache"],
     receiveBuffer: values["receive-buffer"],
     spin: values.spin,
     secrets,
-    counters,
-    clock,
+    state,
   }).catch((error) => {
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });

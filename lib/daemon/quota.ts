@@ -7,28 +7,44 @@
  * place each has what the other leaves. Made once, without garbage: 2 bytes for each grain of the heap.
  */
 
+import { type Arrays, int32, uint16 } from "../heap/metadata.ts";
 import { GRAIN, type Heap, NULL, orderFor, type Span } from "../heap/heap.ts";
 import { KeyedHash } from "../system/hash.ts";
 import { Refusal } from "./refusal.ts";
 
 const PLACES = 65536;
 
+/** The arrays of the quotas of a heap of so many grains. */
+export function quotaShape(grains: number) {
+  return {
+    /** Grains that each place holds. */
+    held: int32(PLACES),
+    /** By a block's first grain: the place of its owner. */
+    owner: uint16(grains),
+  };
+}
+
 export class Quota {
   readonly #heap: Heap;
   readonly #io: DataView;
   /** In grains. */
   readonly #limit: number;
-  readonly #held = new Int32Array(PLACES);
-  /** By a block's first grain: the place of its owner. */
+  readonly #held: Int32Array;
   readonly #owner: Uint16Array;
   readonly #hash = new KeyedHash();
 
   /** `bytes` for each address. Sources lie in the I/O memory. */
-  constructor(bytes: number, heap: Heap, io: WebAssembly.Memory) {
+  constructor(
+    bytes: number,
+    heap: Heap,
+    io: WebAssembly.Memory,
+    { held, owner }: Arrays<ReturnType<typeof quotaShape>>,
+  ) {
     this.#heap = heap;
     this.#io = new DataView(io.buffer);
     this.#limit = Math.floor(bytes / GRAIN);
-    this.#owner = new Uint16Array(heap.buddy.grains);
+    this.#held = held;
+    this.#owner = owner;
   }
 
   /** `heap.malloc`, or a refusal if `source` would hold too much. */

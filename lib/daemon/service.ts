@@ -28,6 +28,7 @@ import {
 import { ERRNO_OF, Refusal } from "./refusal.ts";
 import { Quota } from "./quota.ts";
 import { ReplyBudget } from "./reply_budget.ts";
+import type { State } from "./state.ts";
 import { Tokens } from "./token.ts";
 import { isLoopbackSource } from "../system/address.ts";
 import {
@@ -63,7 +64,7 @@ const REALLOC = METHODS.realloc.opcode;
 const CAS = METHODS.cas.opcode;
 const HELLO = METHODS.hello.opcode;
 
-/** What an operator decides, and what a daemon's threads share: plain data, and arrays over shared memory. */
+/** What an operator decides, and what a daemon's threads share: plain data. */
 export interface ServiceOptions {
   /** Senders that are admitted, as CIDR blocks; undefined for all who can reach the socket. */
   allow?: readonly string[] | undefined;
@@ -75,9 +76,8 @@ export interface ServiceOptions {
   quota?: number | undefined;
   /** Admit senders with a port below 1024. */
   lowPorts?: boolean | undefined;
-  counters: Counters;
-  /** `clock[0]` is the time in seconds; whoever runs the service advances it. */
-  clock: Int32Array;
+  /** `newState` with the same sizes; the heap is over it, too. */
+  state: State;
 }
 
 /** What a service works on. */
@@ -128,13 +128,17 @@ export class Service {
   ) {
     this.#validated = validated;
     this.heap = heap;
-    this.counters = options.counters;
+    const { service, cache, quota } = options.state;
+    this.counters = service.counters;
     this.#io = new DataView(io.buffer);
     this.#admission = new Admission(options.allow, port, options.lowPorts);
-    this.#cache = new DuplicateRequestCache(options.replayCache, io, options.clock, this.counters);
-    this.#quota = options.quota === undefined ? undefined : new Quota(options.quota, heap, io);
-    this.#tokens = new Tokens(io, options.clock);
-    this.#budget = options.allow && new ReplyBudget(io, options.clock);
+    const { clock } = service;
+    this.#cache = new DuplicateRequestCache(options.replayCache, io, clock, this.counters, cache);
+    this.#quota = options.quota === undefined
+      ? undefined
+      : new Quota(options.quota, heap, io, quota);
+    this.#tokens = new Tokens(io, clock);
+    this.#budget = options.allow && new ReplyBudget(io, clock);
     this.#unvalidated = options.unvalidated ?? false;
     this.#epoch = crypto.getRandomValues(new Uint32Array(2));
     this.#epoch[1]! |= 1;

@@ -32,6 +32,8 @@
  * operating system commits their pages only where they are touched.
  */
 
+import { type Arrays, int32, standAlone } from "./metadata.ts";
+
 /** What became of a `free`. */
 export const Freed = { freed: 0, notAllocated: 1, alreadyFree: 2 } as const;
 export type Freed = (typeof Freed)[keyof typeof Freed];
@@ -51,6 +53,83 @@ function lowestBit(word: number): number {
   return 31 - Math.clz32(word & -word);
 }
 
+/** Where single numbers are kept, in an array that other threads can read. */
+const Figure = {
+  /** 1 when the first free blocks are there. */
+  seeded: 0,
+  /** Grains inside live blocks. */
+  grainsInUse: 1,
+  liveBlocks: 2,
+  /** One past the highest grain that was ever part of a live block. */
+  highWater: 3,
+  /** Bit k is set while there is a free block of order k. */
+  available: 4,
+} as const;
+
+/** Where the bits of each order lie, which follows from the number of grains alone. */
+class Geometry {
+  readonly maxOrder: number;
+  readonly maxLevels: number;
+  readonly missing: number;
+  readonly first: Int32Array;
+  readonly liveBase: Int32Array;
+  readonly level: Int32Array;
+  readonly levels: Uint8Array;
+  readonly top: Int32Array;
+  readonly freeWords: number;
+  readonly liveWords: number;
+
+  constructor(grains: number) {
+    if (!Number.isInteger(grains) || grains < 1 || grains > MAX_GRAINS) {
+      throw new RangeError(`Cannot manage ${grains} grains: it must be 1 to ${MAX_GRAINS}`);
+    }
+    this.maxOrder = 31 - Math.clz32(grains);
+    const orders = this.maxOrder + 1;
+    this.levels = new Uint8Array(orders);
+    this.top = new Int32Array(orders);
+    this.liveBase = new Int32Array(orders);
+    this.maxLevels = Math.ceil(orders / 5) + 1;
+    this.level = new Int32Array(orders * this.maxLevels);
+    this.first = new Int32Array(orders);
+    this.missing = 2 ** Math.ceil(Math.log2(grains)) - grains;
+    let words = 0;
+    let liveBits = 0;
+    for (let order = 0; order < orders; order++) {
+      const first = Math.ceil(this.missing / 2 ** order);
+      const end = (this.missing + grains) >>> order;
+      this.first[order] = first;
+      this.liveBase[order] = liveBits - first;
+      liveBits += end - first;
+      // If the first block is odd, its buddy does not exist but has a bit, in the same word, that stays 0.
+      let [from, to] = [first, end];
+      let levels = 0;
+      do {
+        [from, to] = [from >>> 5, Math.ceil(to / BITS)];
+        this.level[order * this.maxLevels + levels++] = words - from;
+        words += to - from;
+      } while (to - from > TOP_WORDS);
+      this.levels[order] = levels;
+      this.top[order] = from;
+    }
+    this.freeWords = words;
+    this.liveWords = Math.ceil(liveBits / BITS);
+  }
+}
+
+/** The arrays of a buddy of `grains` grains: any number from 1 to MAX_GRAINS will do. */
+export function buddyShape(grains: number) {
+  const { maxOrder, freeWords, liveWords } = new Geometry(grains);
+  return {
+    figures: int32(Object.keys(Figure).length),
+    /** Free blocks of each order. */
+    freeBlocks: int32(maxOrder + 1),
+    /** Free bits: for each order its levels, each in whole words, lowest level first. */
+    free: int32(freeWords),
+    /** Live bits: all orders packed without gaps; those of order k start at bit `#liveBase[k]`. */
+    live: int32(liveWords),
+  };
+}
+
 export class Buddy {
   /** Free blocks of each order: a plain counter each, for statistics only. */
   readonly freeBlocks: Int32Array;
@@ -59,14 +138,9 @@ export class Buddy {
   /** Bytes that the bitmaps take when every page of them is touched. */
   readonly metadataBytes: number;
 
-  /** Grains inside live blocks. */
-  #grainsInUse = 0;
-  #liveBlocks = 0;
-  /** One past the highest grain that was ever part of a live block. */
-  #highWater = 0;
-
-  /** Free bits: for each order its levels, each in whole words, lowest level first. */
+  readonly #figures: Int32Array;
   readonly #free: Int32Array;
+  readonly #live: Int32Array;
   /** Where in #free level `l` of order `k` starts: `#level[k * #maxLevels + l]`. */
   readonly #level: Int32Array;
   readonly #levels: Uint8Array;
@@ -77,68 +151,49 @@ export class Buddy {
   readonly #missing: number;
   /** For each order, the first block that lies in the heap as a whole. */
   readonly #first: Int32Array;
-  /** Live bits: all orders packed without gaps; those of order k start at bit `#liveBase[k]`. */
-  readonly #live: Int32Array;
   readonly #liveBase: Int32Array;
-  /** Bit k is set while there is a free block of order k. */
-  #available = 0;
 
-  /** A heap of `grains` grains, all free. Any number from 1 to MAX_GRAINS will do. */
-  constructor(grains: number) {
-    if (!Number.isInteger(grains) || grains < 1 || grains > MAX_GRAINS) {
-      throw new RangeError(`Cannot manage ${grains} grains: it must be 1 to ${MAX_GRAINS}`);
-    }
+  /**
+   * Over the arrays of `buddyShape(grains)`: if they are all zero, a heap that is all free; else what
+   * they say, be it another thread's that goes on changing them.
+   */
+  constructor(
+    grains: number,
+    arrays: Arrays<ReturnType<typeof buddyShape>> = standAlone(buddyShape(grains)),
+  ) {
+    const geometry = new Geometry(grains);
     this.grains = grains;
-    this.maxOrder = 31 - Math.clz32(grains);
-    const orders = this.maxOrder + 1;
-    this.freeBlocks = new Int32Array(orders);
-    this.#levels = new Uint8Array(orders);
-    this.#top = new Int32Array(orders);
-    this.#liveBase = new Int32Array(orders);
-    this.#maxLevels = Math.ceil(orders / 5) + 1;
-    this.#level = new Int32Array(orders * this.#maxLevels);
-    this.#first = new Int32Array(orders);
-    this.#missing = 2 ** Math.ceil(Math.log2(grains)) - grains;
-    let words = 0;
-    let liveBits = 0;
-    for (let order = 0; order < orders; order++) {
-      const first = Math.ceil(this.#missing / 2 ** order);
-      const end = (this.#missing + grains) >>> order;
-      this.#first[order] = first;
-      this.#liveBase[order] = liveBits - first;
-      liveBits += end - first;
-      // If the first block is odd, its buddy does not exist but has a bit, in the same word, that stays 0.
-      let [from, to] = [first, end];
-      let levels = 0;
-      do {
-        [from, to] = [from >>> 5, Math.ceil(to / BITS)];
-        this.#level[order * this.#maxLevels + levels++] = words - from;
-        words += to - from;
-      } while (to - from > TOP_WORDS);
-      this.#levels[order] = levels;
-      this.#top[order] = from;
-    }
-    this.#free = new Int32Array(words);
-    this.#live = new Int32Array(Math.ceil(liveBits / BITS));
+    this.maxOrder = geometry.maxOrder;
+    this.#maxLevels = geometry.maxLevels;
+    this.#missing = geometry.missing;
+    this.#first = geometry.first;
+    this.#liveBase = geometry.liveBase;
+    this.#level = geometry.level;
+    this.#levels = geometry.levels;
+    this.#top = geometry.top;
+    this.#figures = arrays.figures;
+    this.freeBlocks = arrays.freeBlocks;
+    this.#free = arrays.free;
+    this.#live = arrays.live;
     this.metadataBytes = this.#free.byteLength + this.#live.byteLength;
-    this.#seed();
+    if (this.#figures[Figure.seeded] === 0) this.#seed();
   }
 
   get grainsInUse(): number {
-    return this.#grainsInUse;
+    return this.#figures[Figure.grainsInUse]!;
   }
 
   get liveBlocks(): number {
-    return this.#liveBlocks;
+    return this.#figures[Figure.liveBlocks]!;
   }
 
   get highWater(): number {
-    return this.#highWater;
+    return this.#figures[Figure.highWater]!;
   }
 
   /** The order of the largest free block, NONE if nothing is free. */
   get largestFreeOrder(): number {
-    return 31 - Math.clz32(this.#available);
+    return 31 - Math.clz32(this.#figures[Figure.available]!);
   }
 
   /**
@@ -149,7 +204,7 @@ export class Buddy {
    */
   allocate(order: number): number {
     if (order > this.maxOrder) return NONE;
-    const candidates = this.#available & (-1 << order);
+    const candidates = this.#figures[Figure.available]! & (-1 << order);
     if (candidates === 0) return NONE;
     let from = lowestBit(candidates);
     let block = this.#lowestFree(from);
@@ -237,6 +292,7 @@ export class Buddy {
       this.#setFree(order, start >>> order);
       start += 2 ** order;
     }
+    this.#figures[Figure.seeded] = 1;
   }
 
   #lowestFree(order: number): number {
@@ -259,7 +315,7 @@ export class Buddy {
 
   #setFree(order: number, block: number): void {
     this.freeBlocks[order]!++;
-    this.#available |= 1 << order;
+    this.#figures[Figure.available]! |= 1 << order;
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
@@ -271,7 +327,7 @@ export class Buddy {
   }
 
   #clearFree(order: number, block: number): void {
-    if (--this.freeBlocks[order]! === 0) this.#available &= ~(1 << order);
+    if (--this.freeBlocks[order]! === 0) this.#figures[Figure.available]! &= ~(1 << order);
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
@@ -291,16 +347,16 @@ export class Buddy {
   #setLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
     this.#live[bit >>> 5]! |= 1 << (bit & 31);
-    this.#liveBlocks++;
-    this.#grainsInUse += 1 << order;
+    this.#figures[Figure.liveBlocks]!++;
+    this.#figures[Figure.grainsInUse]! += 1 << order;
     const end = ((block + 1) << order) - this.#missing;
-    if (end > this.#highWater) this.#highWater = end;
+    if (end > this.#figures[Figure.highWater]!) this.#figures[Figure.highWater] = end;
   }
 
   #clearLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
     this.#live[bit >>> 5]! &= ~(1 << (bit & 31));
-    this.#liveBlocks--;
-    this.#grainsInUse -= 1 << order;
+    this.#figures[Figure.liveBlocks]!--;
+    this.#figures[Figure.grainsInUse]! -= 1 << order;
   }
 }

@@ -18,8 +18,9 @@
  * For the same reason no offset of 2 GiB or more goes to a DataView or an index.
  */
 
-import { Buddy, Freed, NONE } from "./buddy.ts";
+import { Buddy, type buddyShape, Freed, NONE } from "./buddy.ts";
 import { type Bulk, bulk } from "./bulk.ts";
+import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
 import { Refusal } from "./refusal.ts";
 
 /** Where the first heap starts: pointers look as they do in the paper, and 0, NULL, is none of them. */
@@ -48,6 +49,23 @@ const PAGE = 1 << PAGE_SHIFT;
 /** Pages are counted by regions of 4 MiB, so that a large block that nobody wrote takes no time to zero. */
 const REGION_SHIFT = 10;
 
+/** The arrays that a heap of `size` bytes keeps, beside those of its buddy. */
+export function heapShape(size: number) {
+  const pages = Math.ceil(size / PAGE);
+  return {
+    /** For each page, 1 if it may hold a byte that is not zero. All other memory needs no zeroing. */
+    dirty: uint8(pages),
+    /** For each region, how many of its pages are dirty. */
+    dirtyPages: uint16(Math.ceil(pages / 2 ** REGION_SHIFT)),
+  };
+}
+
+/** Where a heap keeps what it knows: arrays of the shapes that belong to its size, zero for an empty one. */
+export interface HeapState {
+  buddy: Arrays<ReturnType<typeof buddyShape>>;
+  heap: Arrays<ReturnType<typeof heapShape>>;
+}
+
 export interface HeapOptions {
   /** Where the bytes of clients lie, all zero: `newHeapMemory(size)`. */
   memory: WebAssembly.Memory;
@@ -61,6 +79,8 @@ export interface HeapOptions {
   workPerTurn?: number;
   /** Which range of addresses it has, 0 to MAX_RANGES - 1: that of the paper if it is left out. */
   range?: number | undefined;
+  /** Its own if it is left out. */
+  state?: HeapState;
 }
 
 /** An address and a length, as a client names them or as they are told to it. */
@@ -69,16 +89,20 @@ export interface Span {
   length: number;
 }
 
+/** Throws RangeError if that is not a size that a heap can have. */
+export function requireHeapSize(size: number): void {
+  if (size >= MIN_HEAP && size <= MAX_HEAP && size % GRAIN === 0) return;
+  throw new RangeError(
+    `Cannot make a heap of ${size} bytes: it must be a multiple of ${GRAIN} from 4KiB to 4GiB`,
+  );
+}
+
 /**
  * The memory of a heap of `size` bytes, whole from the start; the kernel commits its pages as they are
  * touched. Throws RangeError if that is not a size that a heap can have, or the memory cannot be had.
  */
 export function newHeapMemory(size: number): WebAssembly.Memory {
-  if (!(size >= MIN_HEAP && size <= MAX_HEAP && size % GRAIN === 0)) {
-    throw new RangeError(
-      `Cannot make a heap of ${size} bytes: it must be a multiple of ${GRAIN} from 4KiB to 4GiB`,
-    );
-  }
+  requireHeapSize(size);
   const pages = Math.ceil(size / WASM_PAGE);
   try {
     return new WebAssembly.Memory({ initial: pages, maximum: pages });
@@ -99,9 +123,7 @@ export class Heap {
   readonly #strict: boolean;
   readonly #io: DataView;
   readonly #bulk: Bulk;
-  /** For each page, 1 if it may hold a byte that is not zero. All other memory needs no zeroing. */
   readonly #dirty: Uint8Array;
-  /** For each region, how many of its pages are dirty. */
   readonly #dirtyPages: Uint16Array;
   readonly #workPerTurn: number;
   /**
@@ -111,16 +133,17 @@ export class Heap {
   readonly #budget = new Float64Array(1);
 
   constructor(
-    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0 }: HeapOptions,
+    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0, state }: HeapOptions,
   ) {
     this.base = HEAP_BASE + range * RANGE_BYTES;
     this.size = size;
-    this.buddy = new Buddy(size / GRAIN);
+    this.buddy = new Buddy(size / GRAIN, state?.buddy);
     this.#strict = strict;
     this.#io = new DataView(io.buffer);
     this.#bulk = bulk(memory, io);
-    this.#dirty = new Uint8Array(Math.ceil(size / PAGE));
-    this.#dirtyPages = new Uint16Array(Math.ceil(this.#dirty.length / 2 ** REGION_SHIFT));
+    const { dirty, dirtyPages } = state?.heap ?? standAlone(heapShape(size));
+    this.#dirty = dirty;
+    this.#dirtyPages = dirtyPages;
     this.#workPerTurn = workPerTurn;
     this.#budget[0] = workPerTurn;
   }

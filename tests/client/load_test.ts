@@ -1,6 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { latencyOf, newHistogram, runLoad, shortfallOf } from "../../lib/client/load/run.ts";
-import { newCounters } from "../../lib/daemon/counters.ts";
 import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
 import { LIBC_PATHS } from "../../lib/system/libc.ts";
@@ -21,7 +20,7 @@ import {
 import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
 import { RefusedError, Remote } from "../../lib/client/remote.ts";
 import { socketTest } from "../sockets.ts";
-import { Box, fields, Random } from "../testing.ts";
+import { Box, fields, newOptions, Random } from "../testing.ts";
 
 const NONE = { read: 0, write: 0, malloc: 0, free: 0, realloc: 0, cas: 0, add: 0 };
 const READS: Workload = {
@@ -414,15 +413,9 @@ async function runOn(
   wireTo: (peer: Deno.NetAddr, clients: number) => Wire,
   workload: Workload,
 ): Promise<void> {
-  const engine = await serve({
-    hostname: "127.0.0.1",
-    port: 0,
-    memory: 4 * 1024 ** 2,
-    strict: true,
-    replayCache: 65536,
-    counters: newCounters(),
-    clock: new Int32Array(new SharedArrayBuffer(4)),
-  });
+  const engine = await serve(
+    newOptions({ memory: 4 * 1024 ** 2, strict: true, replayCache: 65536 }),
+  );
   const { hostname, port } = engine.address;
   const remote = await Remote.connect({ server: `${hostname}:${port}` });
   const wire = wireTo({ transport: "udp", hostname, port }, workload.clients);
@@ -441,16 +434,8 @@ async function runOn(
 }
 
 socketTest("runLoad() leaves no blocks behind when the heap is too small for them", async () => {
-  const counters = newCounters();
-  const engine = await serveDatagram({
-    hostname: "127.0.0.1",
-    port: 0,
-    memory: 64 * 1024,
-    strict: true,
-    replayCache: 65536,
-    counters,
-    clock: new Int32Array(new SharedArrayBuffer(4)),
-  });
+  const options = newOptions({ memory: 64 * 1024, strict: true, replayCache: 65536 });
+  const engine = await serveDatagram(options);
   const { hostname, port } = engine.address;
   const remote = await Remote.connect({ server: `${hostname}:${port}` });
   const wire = new DenoWire({ transport: "udp", hostname, port }, 1);

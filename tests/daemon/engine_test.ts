@@ -133,8 +133,8 @@ async function countOf(
   least: number,
 ): Promise<number> {
   const end = Date.now() + DEADLINE_MS;
-  while (options.counters[Counter[name]]! < least && Date.now() < end) await sleep(1);
-  return options.counters[Counter[name]]!;
+  while (options.state.service.counters[Counter[name]]! < least && Date.now() < end) await sleep(1);
+  return options.state.service.counters[Counter[name]]!;
 }
 
 function sleep(ms: number): Promise<void> {
@@ -290,7 +290,10 @@ const CLAIMS: Claim[] = [
       await Promise.all([engine.close(), engine.close()]);
       closed = true;
       await load;
-      assertEquals(options.counters[Counter.sent], options.counters[Counter.received]);
+      assertEquals(
+        options.state.service.counters[Counter.sent],
+        options.state.service.counters[Counter.received],
+      );
       Deno.listenDatagram({ transport: "udp", ...engine.address }).close();
     },
   },
@@ -474,10 +477,10 @@ testSyscall("counts what the kernel drops", { receiveBuffer: 4096 }, async (benc
     const read = Uint8Array.fromHex(fields(READ, pointer, MAX_DATAGRAM));
     const reads = concat(Array.from({ length: 64 }, () => read));
     const end = Date.now() + DEADLINE_MS;
-    while (options.counters[Counter.kernelDrops] === 0 && Date.now() < end) {
+    while (options.state.service.counters[Counter.kernelDrops] === 0 && Date.now() < end) {
       client.send(reads, read.length);
     }
-    assert(options.counters[Counter.kernelDrops]! > 0);
+    assert(options.state.service.counters[Counter.kernelDrops]! > 0);
   } finally {
     client.close();
   }

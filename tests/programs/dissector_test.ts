@@ -1,9 +1,8 @@
 /** contrib/mallocd.lua against real traffic: tshark captures a session with a daemon, and dissects it. */
 
 import { assert, assertEquals } from "@std/assert";
-import { newCounters } from "../../lib/daemon/counters.ts";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
-import { fields, head, word } from "../testing.ts";
+import { fields, head, newOptions, word } from "../testing.ts";
 
 const DISSECTOR = "contrib/mallocd.lua";
 const ROOT = new URL("../..", import.meta.url);
@@ -191,15 +190,7 @@ Deno.test({
   ignore: missing !== "",
   async fn() {
     const file = await Deno.makeTempFile({ suffix: ".pcapng" });
-    const engine = await serveDatagram({
-      hostname: "127.0.0.1",
-      port: 0,
-      memory: 1024 * 1024,
-      strict: false,
-      replayCache: 1024,
-      counters: newCounters(),
-      clock: new Int32Array(new SharedArrayBuffer(4)),
-    });
+    const engine = await serveDatagram(newOptions({ memory: 1024 * 1024 }));
     const { hostname, port } = engine.address;
     const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
     const client = (socket.addr as Deno.NetAddr).port;

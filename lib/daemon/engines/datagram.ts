@@ -20,7 +20,8 @@ const IO_PAGES = 3;
 const REST_MS = 10;
 
 export function serveDatagram(options: EngineOptions): Promise<Engine> {
-  const { hostname, port, counters } = options;
+  const { hostname, port } = options;
+  const { counters } = options.state.service;
   if (isWildcard(hostname)) {
     const message =
       `Cannot listen on ${hostname} with the datagram engine: who asks one of a host's ` +

@@ -37,7 +37,8 @@ const SOURCE = 128 * 1024;
 const IO_PAGES = 3;
 
 export async function serveQuic(options: EngineOptions): Promise<Engine> {
-  const { hostname, port, counters, secrets: files } = options;
+  const { hostname, port, secrets: files } = options;
+  const { counters } = options.state.service;
   if (files === undefined) throw new TypeError("The quic engine needs a certificate and a key");
   let secrets = await readSecrets(files);
   const endpoint = new Deno.QuicEndpoint({ hostname, port });

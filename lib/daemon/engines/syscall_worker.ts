@@ -101,9 +101,10 @@ class Loop {
     this.#unproven = sockets.unproven;
     this.#spin = spin;
     this.#stop = stop;
-    this.#counters = options.counters;
+    const { counters, clock } = options.state.service;
+    this.#counters = counters;
     this.#service = newService(options, this.#arena.memory, port);
-    this.#outgoing = new Outgoing(this.#libc, this.#arena, OUTGOING, segments, options.clock);
+    this.#outgoing = new Outgoing(this.#libc, this.#arena, OUTGOING, segments, clock);
   }
 
   /**

@@ -1,0 +1,45 @@
+/**
+ * All that a daemon knows beside the bytes of its clients, by owner: one table, from which one shared
+ * memory is made (lib/heap/metadata.ts). The thread that serves changes it, all others may read it; it is
+ * plain data and can be sent to them.
+ */
+
+import { COUNTERS_LENGTH } from "./counters.ts";
+import { cacheShape } from "./duplicate_request_cache.ts";
+import { quotaShape } from "./quota.ts";
+import { buddyShape } from "../heap/buddy.ts";
+import { GRAIN, heapShape, requireHeapSize } from "../heap/heap.ts";
+import { allocate, float64, int32 } from "../heap/metadata.ts";
+
+/** What the size of the state depends on; of an operator's options, those that say how much there is. */
+export interface StateOptions {
+  /** Size of the heap in bytes. */
+  memory: number;
+  /** Replies that the duplicate request cache remembers. */
+  replayCache: number;
+  /** Bytes of the heap that one address may hold; no limit if it is left out. */
+  quota?: number | undefined;
+}
+
+function stateShapes({ memory, replayCache, quota }: StateOptions) {
+  const grains = memory / GRAIN;
+  return {
+    service: {
+      counters: float64(COUNTERS_LENGTH),
+      /** `clock[0]` is the time in seconds; whoever runs the service advances it. */
+      clock: int32(1),
+    },
+    buddy: buddyShape(grains),
+    heap: heapShape(memory),
+    cache: cacheShape(replayCache),
+    quota: quotaShape(quota === undefined ? 0 : grains),
+  };
+}
+
+export type State = ReturnType<typeof allocate<ReturnType<typeof stateShapes>>>;
+
+/** The state of a daemon that has served nobody yet. Throws RangeError if it cannot be had. */
+export function newState(options: StateOptions): State {
+  requireHeapSize(options.memory);
+  return allocate(stateShapes(options));
+}
