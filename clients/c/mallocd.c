@@ -5,6 +5,9 @@
  * flying, until a reply comes or is overdue, which queues them again; done, until somebody collects them.
  * Of the threads that wait, one at a time receives, without the lock, and carries in what came, with it.
  * A datagram is no more than what was queued when it was sent: each request has its tag and its patience.
+ *
+ * What the first request of a datagram says of the session (docs/protocol.md, section 6.14) holds for all of
+ * them: the epoch is that of the pointers, and changes in mallocd_renew() only, which gives up what is pending.
  */
 #define _GNU_SOURCE
 #include "mallocd.h"
@@ -25,7 +28,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { FIELD = 8, REPLY_HEAD = 2 * FIELD, TAGGED = 0x01, REPLY = 0x80, VERSION = 1 };
+enum { FIELD = 8, REPLY_HEAD = 2 * FIELD, SESSION_FIELDS = 2 * FIELD };
+enum { TAGGED = 0x01, SESSION = 0x02, REPLY = 0x80 }; /* flags */
+enum { VERSION = 2, PLAIN_HELLO = 5 * FIELD, SESSION_HELLO = 7 * FIELD, LONGEST_HELLO = 16 * FIELD };
 enum { MAX_DATAGRAM = 65507, MIN_DATAGRAM = 512, OFF_LOOPBACK = 1400 };
 /* Of a datagram, what the head of a request or a reply may take: more than it does now. */
 enum { MARGIN = 64 };
@@ -56,10 +61,14 @@ struct mallocd {
   int fd, refusal;       /* refusal: -ECONNREFUSED since the host said so, else -ETIMEDOUT */
   int64_t timeout, next_due; /* no flying operation is due before */
   size_t datagram, window, largest_window, on_way;
-  size_t tagged; /* operations in `table` */
+  size_t tagged, most_tagged; /* operations in `table`; no more than the daemon remembers for us */
   uint32_t next_tag;
   uint64_t random;
   struct mallocd_hello hello;
+  bool in_session; /* false with a daemon of version 1 */
+  uint64_t token;
+  struct mallocd_op proof; /* a hello of our own, for a new token; all else waits for it */
+  struct mallocd_hello proven;
   struct list lists[PLACES];
   struct mallocd_op *table[TABLE]; /* by tag: those that are flying, or queued again */
   uint8_t heads[MAX_DATAGRAM];     /* of the datagram that is made */
@@ -70,8 +79,9 @@ struct mallocd {
 
 /* --- Small things ------------------------------------------------------------------------------------ */
 
-static const uint8_t FIELDS[] = {1, 1, 2, 2, 2, 3, 2, 0};   /* of a request, by method */
-static const uint8_t BODY[] = {8, 0, 0, 0, 8, 8, 8, 5 * 8}; /* of a reply; a read's is its data */
+static const uint8_t FIELDS[] = {1, 1, 2, 2, 2, 3, 2, 0}; /* of a request, by method */
+/* Bytes of a reply's body; a read's is its data, and a hello's may be less. */
+static const uint8_t BODY[] = {FIELD, 0, 0, 0, FIELD, FIELD, FIELD, LONGEST_HELLO};
 enum { METHODS = sizeof FIELDS };
 
 static int64_t now_ns(void) {
@@ -102,7 +112,8 @@ static size_t body_length(const struct mallocd_op *op) {
 /* True if there is no datagram for the request, or for its reply. */
 static bool is_too_long(const struct mallocd *client, const struct mallocd_op *op) {
   bool moves = op->method == MALLOCD_READ || op->method == MALLOCD_WRITE;
-  return moves && (op->fields[1] > client->datagram || request_length(op) > client->datagram ||
+  size_t most = client->datagram - (client->in_session ? SESSION_FIELDS : 0);
+  return moves && (op->fields[1] > most || request_length(op) > most ||
                    REPLY_HEAD + body_length(op) > client->datagram);
 }
 
@@ -153,6 +164,28 @@ static void give_tag(struct mallocd *client, struct mallocd_op *op) {
   client->tagged++;
 }
 
+/* The result of an operation that is given up. */
+static int reason(const struct mallocd *client, const struct mallocd_op *op) {
+  return op->refused != 0 ? -op->refused : client->refusal;
+}
+
+/* Queues again what was refused for now: with EAGAIN, or, once, with EPERM, for want of a token. */
+static bool try_again(struct mallocd *client, struct mallocd_op *op, int status) {
+  bool unproven = status == EPERM && op->refused != EPERM && client->in_session;
+  if (op->place != FLYING || op->method == MALLOCD_HELLO) return false;
+  if (status != EAGAIN && !unproven) return false;
+  unlink_op(client, op);
+  link_first(client, op, QUEUED);
+  op->refused = status;
+  op->tries = 1;
+  if (unproven && client->proof.place == NOWHERE) {
+    client->proof = mallocd_hello_op(&client->proven);
+    client->proof.claimed = true;
+    link_first(client, &client->proof, QUEUED);
+  }
+  return true;
+}
+
 /* How long a reply is waited for: twice as long each time, and up to half as long again by chance. */
 static int64_t patience(struct mallocd *client, int tries) {
   int64_t wait = tries < 5 ? FIRST_WAIT << tries : LONGEST_WAIT;
@@ -170,16 +203,20 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
   struct mallocd_op *op;
   while ((op = client->lists[QUEUED].first) != NULL) {
     if (op->tries > 0 && now - op->sent >= client->timeout) {
-      finish(client, op, client->refusal);
+      finish(client, op, reason(client, op));
       continue;
     }
-    size_t request = request_length(op), reply = REPLY_HEAD + body_length(op);
+    if (client->proof.place != NOWHERE && op != &client->proof) break;
+    /* A hello tells all when it comes first. */
+    if (count > 0 && client->in_session && op->method == MALLOCD_HELLO) break;
+    size_t session = count == 0 && client->in_session ? SESSION_FIELDS : 0;
+    size_t request = session + request_length(op), reply = REPLY_HEAD + body_length(op);
     size_t cost = (request > reply ? request : reply) + (count == 0 ? DATAGRAM_COST : 0);
     if (requests + request > client->datagram || replies + reply > client->datagram) break;
     if (client->on_way > 0 && client->on_way + cost > client->window) break;
     if (count == OPS_PER_DATAGRAM || used + 2 > SEGMENTS) break;
     if (op->tries == 0) {
-      if (client->tagged == TAGS) break;
+      if (client->tagged >= client->most_tagged) break;
       give_tag(client, op);
       op->sent = now;
     }
@@ -192,9 +229,15 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
     if (op->due < client->next_due) client->next_due = op->due;
 
     uint8_t *head = client->heads + heads;
-    put_field(head, (uint64_t)op->tag << 32 | TAGGED << 8 | op->method);
-    for (int i = 0; i < FIELDS[op->method]; i++) put_field(head + FIELD * (1 + i), op->fields[i]);
-    size_t length = FIELD * (1 + FIELDS[op->method]), data = request - length;
+    size_t length = FIELD, flags = TAGGED | (session > 0 ? SESSION : 0);
+    put_field(head, (uint64_t)op->tag << 32 | flags << 8 | op->method);
+    if (session > 0) {
+      put_field(head + FIELD, client->hello.epoch);
+      put_field(head + 2 * FIELD, client->token);
+      length += session;
+    }
+    for (int i = 0; i < FIELDS[op->method]; i++, length += FIELD) put_field(head + length, op->fields[i]);
+    size_t data = request - length;
     if (data > 0 && data <= SHORT_DATA) {
       memcpy(head + length, op->data.from, data);
       length += data;
@@ -228,7 +271,7 @@ static void resend(struct mallocd *client, int64_t now) {
   for (struct mallocd_op *op = client->lists[FLYING].first, *next; op != NULL; op = next) {
     next = op->next;
     if (now - op->sent >= client->timeout) {
-      finish(client, op, client->refusal);
+      finish(client, op, reason(client, op));
     } else if (op->due <= now) {
       unlink_op(client, op);
       link_first(client, op, QUEUED);
@@ -246,13 +289,25 @@ static void carry_out(struct mallocd *client, int64_t now) {
   while (send_datagram(client, now)) continue;
 }
 
+static void accept_hello(struct mallocd *client, struct mallocd_hello *hello, const uint8_t *body,
+                         size_t length) {
+  uint64_t *fields[] = {&hello->epoch, &hello->base, &hello->size, &hello->largest_datagram,
+                        &hello->version};
+  for (int i = 0; i < 5; i++) *fields[i] = get_field(body + FIELD * i);
+  hello->share = 0;
+  if (length < SESSION_HELLO || !client->in_session) return;
+  client->token = get_field(body + PLAIN_HELLO);
+  hello->share = get_field(body + PLAIN_HELLO + FIELD);
+  client->most_tagged = hello->share < 1 ? 1 : hello->share < TAGS ? hello->share : TAGS;
+}
+
 /* Completes the operations that a datagram answers. What it says beside that is none of ours. */
 static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t length) {
   while (length >= REPLY_HEAD) {
     uint64_t word = get_field(reply), body = get_field(reply + FIELD);
     reply += REPLY_HEAD;
     length -= REPLY_HEAD;
-    if (body > length || (word >> 8 & 0xff) != (TAGGED | REPLY)) return;
+    if (body > length || (word >> 8 & 0xff & ~SESSION) != (TAGGED | REPLY)) return;
     uint32_t tag = word >> 32;
     int status = word >> 16 & 0xffff;
     struct mallocd_op *op = client->table[tag % TABLE];
@@ -261,19 +316,17 @@ static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t 
       if (op->place == FLYING && op->tries == 1 && client->window < client->largest_window) {
         client->window += client->datagram * op->cost / client->window + 1;
       }
-      if (status == 0 && body != body_length(op)) {
+      bool is_hello = op->method == MALLOCD_HELLO;
+      if (status == 0 && (is_hello ? body < PLAIN_HELLO : body != body_length(op))) {
         status = EBADMSG;
+      } else if (status == 0 && is_hello) {
+        accept_hello(client, op->data.into, reply, body);
       } else if (status == 0 && op->method == MALLOCD_READ) {
         if (body > 0) memcpy(op->data.into, reply, body);
-      } else if (status == 0 && op->method == MALLOCD_HELLO) {
-        struct mallocd_hello *hello = op->data.into;
-        uint64_t *fields[] = {&hello->epoch, &hello->base, &hello->size, &hello->largest_datagram,
-                              &hello->version};
-        for (int i = 0; i < 5; i++) *fields[i] = get_field(reply + FIELD * i);
       } else if (status == 0 && body == FIELD) {
         op->value = get_field(reply);
       }
-      finish(client, op, -status);
+      if (!try_again(client, op, status)) finish(client, op, -status);
     }
     reply += body;
     length -= body;
@@ -322,7 +375,7 @@ static void submit(struct mallocd *client, struct mallocd_op *ops, size_t count,
   for (size_t i = 0; i < count; i++) {
     struct mallocd_op *op = &ops[i];
     op->claimed = claimed;
-    op->tries = 0;
+    op->tries = op->refused = 0;
     op->place = NOWHERE;
     op->result = -EINPROGRESS;
     if ((unsigned)op->method >= METHODS) {
@@ -419,12 +472,17 @@ int mallocd_add(struct mallocd *client, uint64_t pointer, uint64_t delta, uint64
   return call_for_value(client, mallocd_add_op(pointer, delta), old);
 }
 
-/* In pieces of about the same length, PIECES at a time. An access of 0 bytes is one piece, too. */
+/*
+ * In pieces of about the same length, PIECES at a time. An access of 0 bytes is one piece, too. All of them are
+ * of one epoch: what is left when it ends is of no use to the next.
+ */
 static int move(struct mallocd *client, struct mallocd_op whole) {
   struct mallocd_op ops[PIECES];
+  pthread_mutex_lock(&client->lock);
   uint64_t pointer = whole.fields[0], length = whole.fields[1], largest = mallocd_largest(client);
   uint64_t pieces = length / largest + (length % largest > 0), at = 0;
   uint64_t piece = pieces > 0 ? length / pieces + (length % pieces > 0) : 0;
+  uint64_t epoch = client->hello.epoch;
   int result;
   do {
     size_t count = 0;
@@ -435,8 +493,11 @@ static int move(struct mallocd *client, struct mallocd_op whole) {
       if (whole.data.from != NULL) ops[count].data.from = (const uint8_t *)whole.data.from + at;
       at += ops[count++].fields[1];
     } while (at < length && count < PIECES);
-    result = call(client, ops, count);
+    submit(client, ops, count, true);
+    result = wait_for(client, ops, count);
+    if (at < length && client->hello.epoch != epoch) result = -ESTALE;
   } while (result == 0 && at < length);
+  pthread_mutex_unlock(&client->lock);
   return result;
 }
 
@@ -527,6 +588,8 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
   client->largest_window = options.window;
   client->next_due = NEVER;
   client->refusal = -ETIMEDOUT;
+  client->most_tagged = TAGS;
+  client->in_session = true;
   for (int i = 0; i < BATCH; i++) {
     client->buffers[i] = (struct iovec){client->received[i], sizeof client->received[i]};
     client->messages[i].msg_hdr = (struct msghdr){.msg_iov = &client->buffers[i], .msg_iovlen = 1};
@@ -559,11 +622,22 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
 int mallocd_renew(struct mallocd *client) {
   struct mallocd_hello hello;
   int error = mallocd_hello(client, &hello);
+  if (error == -EINVAL && client->hello.epoch == 0) { /* a daemon of version 1 knows no session */
+    client->in_session = false;
+    error = mallocd_hello(client, &hello);
+  }
   if (error != 0) return error;
-  if (hello.version != VERSION || hello.largest_datagram < MIN_DATAGRAM) return -EPROTO;
+  if (hello.version < 1 || hello.version > VERSION || hello.largest_datagram < MIN_DATAGRAM) return -EPROTO;
   pthread_mutex_lock(&client->lock);
+  for (int place = QUEUED; place <= FLYING && hello.epoch != client->hello.epoch; place++) {
+    for (struct mallocd_op *op = client->lists[place].first, *next; op != NULL; op = next) {
+      next = op->next;
+      if (op->method != MALLOCD_HELLO) finish(client, op, -ESTALE);
+    }
+  }
   client->hello = hello;
   if (client->datagram > hello.largest_datagram) client->datagram = hello.largest_datagram;
+  pthread_cond_broadcast(&client->turned);
   pthread_mutex_unlock(&client->lock);
   return 0;
 }

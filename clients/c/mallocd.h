@@ -13,8 +13,14 @@
  * within the timeout is -ETIMEDOUT, or -ECONNREFUSED if the host says that nobody listens there; then
  * nobody knows whether the request was carried out.
  *
+ * -ESTALE means that the daemon was restarted, and its heap is another one: nothing was done. All pointers are
+ * of no use any more, whichever operation it was that found out. Forget them, then call mallocd_renew(); until
+ * then whatever has a pointer, or is to give one, is refused with -ESTALE. A daemon of version 1 of the protocol
+ * can't tell: compare the epochs of mallocd_hello() and mallocd_known() after requests went unanswered.
+ *
  * Every request that gets no reply is sent again, with the same tag, first after 50 to 75 ms and then
  * after twice as long each time, up to 1 to 1.5 s: however often it was sent, it is carried out at most once.
+ * What is refused for now, as being too much work at once or for want of a token, is sent again by itself.
  *
  * Any number of threads may use one client. It has one socket and one lock, and whichever of its threads
  * waits receives for all; threads that have much to do are better off with a client each.
@@ -51,7 +57,8 @@ struct mallocd_hello {
   uint64_t base;  /* the first address of the heap */
   uint64_t size;  /* bytes of the heap */
   uint64_t largest_datagram;
-  uint64_t version; /* of the tagged protocol */
+  uint64_t version; /* of the tagged protocol: 1, or 2, which has sessions */
+  uint64_t share;   /* requests that it can remember for this client; 0 if it did not say */
 };
 
 /*
@@ -60,7 +67,7 @@ struct mallocd_hello {
  * allocate. The daemon is asked for its hello, which needs it to be there.
  *
  * -EINVAL for a server or an option that makes no sense, -ETIMEDOUT or -ECONNREFUSED if no reply came
- * within the timeout, -EPROTO if the reply is none of version 1, and what mmap(2), socket(2) and
+ * within the timeout, -EPROTO if the reply is none of version 1 or 2, and what mmap(2), socket(2) and
  * connect(2) say. *client is set if 0 is returned, else it is NULL.
  */
 int mallocd_open(struct mallocd **client, const char *server, const struct mallocd_options *options);
@@ -72,8 +79,9 @@ void mallocd_close(struct mallocd *client);
 struct mallocd_hello mallocd_known(struct mallocd *client);
 
 /*
- * Takes the daemon for what it is now: asks for its hello, and keeps it. To be called by who has seen that
- * the daemon was restarted, and has forgotten all pointers of its earlier life.
+ * Takes the daemon for what it is now: asks for its hello, and keeps it. To be called by who was told -ESTALE,
+ * and has forgotten all pointers of the daemon's earlier life. If the epoch is another one, what is under way in
+ * any thread completes with -ESTALE: none of it is sent in the new epoch.
  */
 int mallocd_renew(struct mallocd *client);
 
@@ -160,7 +168,7 @@ struct mallocd_op {
   int64_t sent, due;
   size_t cost;
   uint32_t tag;
-  uint8_t place, tries, claimed;
+  uint8_t place, tries, claimed, refused;
 };
 
 static inline struct mallocd_op mallocd_malloc_op(uint64_t length) {

@@ -1,7 +1,7 @@
 /** clients/c, through a program of a few commands around it (driver.c), with the daemon of `make build`. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { describeErrno } from "../../lib/protocol/errno.ts";
+import { describeErrno, ERRNO } from "../../lib/protocol/errno.ts";
 import { Mallocd, Peer, ROOT, run } from "../programs/programs.ts";
 import { pass, SIZE, type Vector, vectorsFor } from "../vectors.ts";
 import { Proxy } from "./proxy.ts";
@@ -88,13 +88,21 @@ interface Request {
   bodyLength: number;
 }
 
+/** The session flag of the first request of a datagram in hex; its fields are the digits 16 to 48. */
+function hasSession(hex: string): boolean {
+  return /^.{12}03/.test(hex);
+}
+
 /** The requests of a datagram; undefined if it is not made of whole and sound tagged requests alone. */
 function parseRequests(hex: string): Request[] | undefined {
   const requests: Request[] = [];
   for (let at = 0; at < hex.length;) {
-    const word = /^(.{8})000001(.{2})$/.exec(hex.slice(at, at += 16));
+    const pattern = at === 0 ? /^(.{8})00000[13](.{2})$/ : /^(.{8})000001(.{2})$/;
+    const word = pattern.exec(hex.slice(at, at += 16));
     const name = word && NAMES[parseInt(word[2]!, 16)];
     if (!word || !name) return undefined;
+    if (at === 16 && hasSession(hex)) at += 32;
+    if (at > hex.length) return undefined;
     const fields: bigint[] = [];
     for (let i = 0; i < FIELDS[name]; i++) {
       const field = hex.slice(at, at += 16);
@@ -108,7 +116,7 @@ function parseRequests(hex: string): Request[] | undefined {
       data = ` ${hex.slice(at, at += 2 * Number(length))}`;
       if (data.length - 1 !== 2 * Number(length)) return undefined;
     }
-    const bodyLength = { read: Number(fields[1]), hello: 40, free: 0, write: 0 }[name as string] ??
+    const bodyLength = { read: Number(fields[1]), hello: 56, free: 0, write: 0 }[name as string] ??
       8;
     const command = `${name} ${fields.join(" ")}${data}`;
     requests.push({ tag: word[1]!, command, opcode: parseInt(word[2]!, 16), bodyLength });
@@ -133,8 +141,8 @@ function retag(
 
 function requestLength(hex: string, at: number): number {
   const name = NAMES[parseInt(hex.slice(at + 14, at + 16), 16)]!;
-  const head = 16 * (1 + FIELDS[name]);
-  return name === "write" ? head + 2 * Number("0x" + hex.slice(at + 32, at + 48)) : head;
+  const head = 16 * (1 + FIELDS[name]) + (at === 0 && hasSession(hex) ? 32 : 0);
+  return name === "write" ? head + 2 * Number("0x" + hex.slice(at + head - 16, at + head)) : head;
 }
 
 function replyLength(hex: string, at: number): number {
@@ -148,15 +156,17 @@ function expectedWords(reply: string): string {
     const status = parseInt(reply.slice(at + 8, at + 12), 16);
     const body = reply.slice(at + 32, at + replyLength(reply, at));
     const opcode = parseInt(reply.slice(at + 14, at + 16), 16);
-    const fields = opcode === NAMES.indexOf("hello") ? body.replace(/.{16}(?=.)/g, "$& ") : body;
-    const shown = fields !== "" || opcode === NAMES.indexOf("read");
-    words.push(status !== 0 ? describeErrno(status).name : shown ? `ok ${fields}` : "ok");
+    const isHello = opcode === NAMES.indexOf("hello");
+    // All but the token, the sixth, which is the client's own affair.
+    const told = isHello ? body.match(/.{16}/g)?.toSpliced(5, 1).join(" ") ?? "" : body;
+    const shown = told !== "" || opcode === NAMES.indexOf("read");
+    words.push(status !== 0 ? describeErrno(status).name : shown ? `ok ${told}` : "ok");
   }
   return words.join("; ");
 }
 
-/** Whether the client would send what a vector sends. */
-function canSay({ before = [], request, after = [] }: Vector): boolean {
+/** Whether the client would send what a vector sends, in a session or, to a daemon of version 1, in none. */
+function canSay({ before = [], request, after = [] }: Vector, version: number): boolean {
   const datagrams = [...before.map(([sent]) => sent), request, ...after.map(([sent]) => sent)]
     .map((text) =>
       text
@@ -170,6 +180,11 @@ function canSay({ before = [], request, after = [] }: Vector): boolean {
     if (requests === undefined || requests.length === 0 || requests.length > 512) return false;
     const room = requests.reduce((sum, { bodyLength }) => sum + 16 + bodyLength, 0);
     if (requests.length > 1 && room > 65507) return false;
+    if (version === 1 && hasSession(hex)) return false;
+    if (version === 2) { // a hello comes first, and a session takes room
+      if (requests.slice(1).some(({ opcode }) => NAMES[opcode] === "hello")) return false;
+      if (!hasSession(hex) && hex.length / 2 + 16 > 65507) return false;
+    }
     tags.push(...requests.map(({ tag }) => tag));
   }
   return datagrams.length > 0 && new Set(tags).size === tags.length;
@@ -183,13 +198,35 @@ function test(name: string, fn: () => Promise<void>): void {
   Deno.test({ name: `clients/c ${name}${missing}`, ignore: missing !== "", fn });
 }
 
-for (const strict of [false, true]) {
-  test(`passes docs/vectors.json with a ${strict ? "strict " : ""}daemon`, async () => {
+/** A network that keeps sessions from the daemon, as if it were of version 1, which refuses them. */
+function withoutSessions(proxy: Proxy): void {
+  proxy.alter = (datagram) => datagram[6]! & 2 ? ERRNO.EINVAL : datagram;
+}
+
+/**
+ * A network that puts the session of a vector in place of the client's, or takes it away if it has none; what
+ * the client sent has its own one.
+ */
+function exchangeSession(datagram: Uint8Array, vector: string): Uint8Array {
+  const sent = datagram.toHex();
+  assert(hasSession(sent), sent);
+  if (hasSession(vector)) {
+    return Uint8Array.fromHex(sent.slice(0, 16) + vector.slice(16, 48) + sent.slice(48));
+  }
+  return Uint8Array.fromHex(sent.slice(0, 12) + "01" + sent.slice(14, 16) + sent.slice(48));
+}
+
+for (const [version, strict] of [[1, false], [1, true], [2, false], [2, true]] as const) {
+  const kind = `${strict ? "strict " : ""}daemon of version ${version}`;
+  test(`passes docs/vectors.json with a ${kind}`, async () => {
     const args = ["--memory", String(SIZE), ...(strict ? ["--strict"] : [])];
     await using daemon = await Mallocd.start(args);
     using proxy = new Proxy(daemon.port);
     using peer = new Peer(daemon);
+    if (version === 1) withoutSessions(proxy);
     await using driver = await Driver.start(proxy.server);
+    const [, epoch] = (await driver.say("known")).split(" ");
+    const token = version === 1 ? "" : proxy.replies[0]!.toHex().slice(112, 128);
     const said = new Set<string>();
     const ask = async (hex: string): Promise<string | undefined> => {
       const requests = parseRequests(hex);
@@ -202,6 +239,14 @@ for (const strict of [false, true]) {
         return reply;
       }
       proxy.requests.length = proxy.replies.length = 0;
+      const passed: string[] = [];
+      if (version === 2) {
+        proxy.alter = (datagram) => {
+          const altered = exchangeSession(datagram, hex);
+          passed.push(altered.toHex());
+          return altered;
+        };
+      }
       for (const { opcode } of requests) said.add(NAMES[opcode]!);
       const words = await driver.say(requests.map(({ command }) => command).join("; "));
       if (requests[0]!.bodyLength > 65491) { // refused without asking, as the daemon would
@@ -210,15 +255,19 @@ for (const strict of [false, true]) {
       }
       const tags = requests.map(({ tag }) => tag);
       const sent = proxy.requests.map((datagram) => datagram.toHex());
-      assertEquals(sent.map((datagram) => retag(datagram, tags, requestLength)), [hex]);
+      if (version === 2) assertEquals(sent.map((hex) => hex.slice(16, 48)), [`${epoch}${token}`]);
+      const meant = version === 2 ? passed : sent;
+      assertEquals(meant.map((datagram) => retag(datagram, tags, requestLength)), [hex]);
       const reply = retag(proxy.replies[0]!.toHex(), tags, replyLength);
       assertEquals(words, expectedWords(reply));
       return reply;
     };
-    const vectors = vectorsFor(strict).filter(canSay);
+    const vectors = vectorsFor(strict).filter((vector) => canSay(vector, version));
     for (const vector of vectors) await pass(vector, ask);
     assertEquals([...said].sort(), [...NAMES].sort()); // no method is left out
     assert(vectors.length >= (strict ? 50 : 45), `${vectors.length} vectors`);
+    const sessions = vectors.filter(({ request }) => hasSession(request.replaceAll(" ", "")));
+    assertEquals(sessions.length >= 4, version === 2, `${sessions.length} vectors with sessions`);
   });
 }
 
@@ -226,8 +275,87 @@ test("knows what the daemon says of itself", async () => {
   await using daemon = await Mallocd.start(["--memory", "1MiB"]);
   await using driver = await Driver.start(daemon.server);
   const known = await driver.say("known");
-  assertMatch(known, /^ok .{16} 000000c420000000 0000000000100000 000000000000ffe3 0{15}1$/);
+  const fields = /^ok .{16} 000000c420000000 0000000000100000 000000000000ffe3 0{15}2 .{16}$/;
+  assertMatch(known, fields);
   assertEquals(await driver.say("hello"), known);
+});
+
+test("says ESTALE after a restart, sends nothing of before in the new life, and goes on", async () => {
+  const daemon = await Mallocd.start(["--memory", "1MiB"]);
+  const { port, server } = daemon;
+  await using driver = await Driver.start(server);
+  const [, pointer] = (await driver.say("malloc 64")).split(" ");
+  await daemon.stop();
+  await using _again = await Mallocd.start(["--memory", "1MiB", "--port", String(port)]);
+  const requests = [
+    `write 0x${pointer} 2 abcd`,
+    `read 0x${pointer} 2`,
+    "malloc 1",
+    "block 100000 1",
+  ];
+  for (const request of requests) assertEquals(await driver.say(request), "ESTALE", request);
+  assertMatch(await driver.say("hello"), /^ok /, "a hello is of any epoch");
+  assertEquals(await driver.say(requests[0]!), "ESTALE", "and makes none known");
+  assertEquals(await driver.say("renew"), "ok");
+  assertEquals(await driver.say(`read 0x${pointer} 2`), "ok 0000", "nothing was written");
+  assertEquals(await driver.say("block 100000 1"), "ok same");
+});
+
+test("gives up with ESTALE what is on its way when it is renewed in another epoch", async () => {
+  const daemon = await Mallocd.start(["--memory", "1MiB"]);
+  const { port } = daemon;
+  using proxy = new Proxy(port);
+  await using driver = await Driver.start(proxy.server, 20_000);
+  // Nothing but hello arrives: whatever is under way goes on being sent.
+  proxy.alter = (datagram) => datagram[7] === 7 ? datagram : new Uint8Array();
+  assertEquals(await driver.say("start add 842350460928 1"), "ok");
+  assertEquals(await driver.say("start write 842350460936 1 ff"), "ok");
+  await daemon.stop();
+  await using _again = await Mallocd.start(["--memory", "1MiB", "--port", String(port)]);
+  assertEquals(await driver.say("renew"), "ok");
+  assertEquals(await driver.say("collect"), "ESTALE; ESTALE");
+  proxy.alter = (datagram) => datagram;
+  assertEquals(await driver.say("read 842350460928 16"), `ok ${"00".repeat(16)}`);
+});
+
+test("says hello for a token when it is refused with EPERM, once for each request", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB"]);
+  using proxy = new Proxy(daemon.port);
+  await using driver = await Driver.start(proxy.server);
+  const opcodes = () => proxy.requests.map((datagram) => datagram[7]);
+  // As if the token had gone bad: a new one is got by a hello.
+  let proven = false;
+  proxy.alter = (datagram) => {
+    if (datagram[7] === 7) proven = true;
+    return proven ? datagram : ERRNO.EPERM;
+  };
+  proxy.requests.length = 0;
+  assertEquals(await driver.say("add 842350460928 1"), "ok 0000000000000000");
+  assertEquals(opcodes(), [6, 7, 6]);
+  assertEquals(
+    proxy.requests[0],
+    proxy.requests[2],
+    "the token is the same one, and so is the tag",
+  );
+  // As if no token would do.
+  proxy.alter = (datagram) => datagram[7] === 7 ? datagram : ERRNO.EPERM;
+  proxy.requests.length = 0;
+  assertEquals(await driver.say("add 842350460928 1"), "EPERM");
+  assertEquals(opcodes(), [6, 7, 6]);
+});
+
+test("sends again at once what is refused with EAGAIN, until its time is up", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB"]);
+  using proxy = new Proxy(daemon.port);
+  await using driver = await Driver.start(proxy.server, 500);
+  let refusals = 3;
+  proxy.alter = (datagram) => refusals-- > 0 ? ERRNO.EAGAIN : datagram;
+  proxy.requests.length = 0;
+  assertEquals(await driver.say("malloc 100"), "ok 000000c420000000");
+  assertEquals(proxy.requests.length, 4);
+  assertEquals(new Set(proxy.requests.map((datagram) => datagram.toHex())).size, 1);
+  refusals = Infinity;
+  assertEquals(await driver.say("malloc 100"), "EAGAIN");
 });
 
 test("moves blocks of any length in datagrams of any size", async () => {
@@ -258,11 +386,18 @@ test("counts every add once when threads share it and a fifth of the datagrams i
   assert(proxy.lost > 20, `${proxy.lost} datagrams were lost`);
 });
 
+/** Stops a daemon for a while; resolves when none of its threads runs any more. */
+async function pause({ pid }: Mallocd): Promise<void> {
+  Deno.kill(pid, "SIGSTOP");
+  const isRunning = `grep -L "^State:.T" /proc/${pid}/task/*/status | grep -q .`;
+  await run("sh", ["-c", `while ${isRunning}; do :; done`]);
+}
+
 test("sends a request again with the same bytes, later each time, until it gives up", async () => {
   await using daemon = await Mallocd.start(["--memory", "1MiB"]);
   using proxy = new Proxy(daemon.port);
   await using driver = await Driver.start(proxy.server, 1000);
-  Deno.kill(daemon.pid, "SIGSTOP");
+  await pause(daemon);
   proxy.requests.length = 0;
   assertEquals(await driver.say("add 842350460928 1"), "ETIMEDOUT");
   const sent = proxy.requests.map((datagram) => datagram.toHex());

@@ -14,6 +14,8 @@
  *
  *     known                  what mallocd_known says
  *     renew                  mallocd_renew
+ *     start OPERATIONS       submits operations, and does not wait for them
+ *     collect                waits for what was started, and prints what came of it
  *     block LENGTH SEED      mallocs, writes, reads and frees LENGTH bytes by blocking calls, and compares
  *     count THREADS N        as many threads add 1 to a counter, N times each; prints the counter
  *     flood N SEED           N writes, then as many reads, all submitted at once and collected as they end
@@ -42,6 +44,7 @@ static void say(int result) {
 static void say_hello(const struct mallocd_hello *hello) {
   printf(" %016jx %016jx %016jx %016jx %016jx", (uintmax_t)hello->epoch, (uintmax_t)hello->base,
          (uintmax_t)hello->size, (uintmax_t)hello->largest_datagram, (uintmax_t)hello->version);
+  if (hello->share != 0) printf(" %016jx", (uintmax_t)hello->share);
 }
 
 /* Bytes that look random, the same for the same seed (xorshift, Marsaglia 2003). */
@@ -77,18 +80,23 @@ static struct mallocd_op parse(char *text) {
   return op;
 }
 
-static void run_ops(char *line) {
-  static struct mallocd_op ops[MOST_OPS];
-  size_t count = 0;
+static struct mallocd_op begun[MOST_OPS];
+static size_t started;
+
+static void start_ops(char *line) {
+  size_t first = started;
   char *rest;
-  for (char *text = strtok_r(line, ";", &rest); text != NULL && count < MOST_OPS;
+  for (char *text = strtok_r(line, ";", &rest); text != NULL && started < MOST_OPS;
        text = strtok_r(NULL, ";", &rest)) {
-    ops[count++] = parse(text);
+    begun[started++] = parse(text);
   }
-  mallocd_submit(heap, ops, count);
-  mallocd_wait(heap, ops, count);
-  for (size_t i = 0; i < count; i++) {
-    struct mallocd_op *op = &ops[i];
+  mallocd_submit(heap, begun + first, started - first);
+}
+
+static void collect_ops(void) {
+  mallocd_wait(heap, begun, started);
+  for (size_t i = 0; i < started; i++) {
+    struct mallocd_op *op = &begun[i];
     if (i > 0) fputs("; ", stdout);
     say(op->result);
     if (op->result == 0) {
@@ -104,6 +112,7 @@ static void run_ops(char *line) {
     }
     free(op->data.into);
   }
+  started = 0;
 }
 
 static void run_block(size_t length, uint32_t seed) {
@@ -207,6 +216,11 @@ int main(int argc, char **argv) {
       say_hello(&hello);
     } else if (strcmp(line, "renew") == 0) {
       say(mallocd_renew(heap));
+    } else if (strncmp(line, "start ", 6) == 0) {
+      start_ops(line + 6);
+      say(0);
+    } else if (strcmp(line, "collect") == 0) {
+      collect_ops();
     } else if (sscanf(line, "block %u %u", &a, &b) == 2) {
       run_block(a, b);
     } else if (sscanf(line, "count %u %u", &a, &b) == 2) {
@@ -214,7 +228,8 @@ int main(int argc, char **argv) {
     } else if (sscanf(line, "flood %u %u", &a, &b) == 2) {
       run_flood(a, b);
     } else {
-      run_ops(line);
+      start_ops(line);
+      collect_ops();
     }
     putchar('\n');
     fflush(stdout);

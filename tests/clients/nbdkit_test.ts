@@ -411,8 +411,8 @@ test(
       } /usr/include /mnt/tree
       sync
       echo 3 >/proc/sys/vm/drop_caches || true
-      diff -r ${new URL("lib", ROOT).pathname} /mnt/tree/lib
-      diff -r /usr/include /mnt/tree/include
+      diff -r --no-dereference ${new URL("lib", ROOT).pathname} /mnt/tree/lib
+      diff -r --no-dereference /usr/include /mnt/tree/include
       umount /mnt'`);
       const full = await disk.allocated();
       assert(full > before + 8 * MIB, `${full} bytes with the tree`);

@@ -8,6 +8,15 @@ export interface ProxyOptions {
   seed?: number;
 }
 
+/** The reply to the first request of a datagram, by which it is refused. */
+function refusal(datagram: Uint8Array, status: number): Uint8Array {
+  const reply = new Uint8Array(16);
+  reply.set(datagram.subarray(0, 8));
+  reply[5] = status;
+  reply[6]! |= 0x80;
+  return reply;
+}
+
 export class Proxy implements Disposable {
   readonly #front = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
   /** One socket for each client, as the daemon tells them apart by their ports. */
@@ -19,6 +28,8 @@ export class Proxy implements Disposable {
   readonly requests: Uint8Array[] = [];
   readonly replies: Uint8Array[] = [];
   lost = 0;
+  /** What becomes of requests on their way; an errno if they go no further, and the first is so refused. */
+  alter: (datagram: Uint8Array) => Uint8Array | number = (datagram) => datagram;
 
   constructor(port: number, { loss = 0, seed = 1 }: ProxyOptions = {}) {
     this.#daemon = { transport: "udp", hostname: "127.0.0.1", port };
@@ -26,7 +37,10 @@ export class Proxy implements Disposable {
     this.#random = new Random(seed);
     this.#carry(this.#front, async (datagram, client) => {
       this.requests.push(datagram);
-      if (!this.#loses()) await this.#back(client).send(datagram, this.#daemon);
+      if (this.#loses()) return;
+      const altered = this.alter(datagram);
+      if (typeof altered === "number") await this.#front.send(refusal(datagram, altered), client);
+      else await this.#back(client).send(altered, this.#daemon);
     });
   }
 
