@@ -22,7 +22,7 @@ function waysToCopy(): Record<string, Copy> {
   const [heapView, ioView] = [new DataView(heap.buffer), new DataView(io.buffer)];
   const { load } = bulk(heap, io);
   return {
-    "memory.copy": load,
+    "memory.copy": (at, offset, length) => load(at, offset, 0, length),
     "set(subarray)": (at, offset, length) =>
       ioBytes.set(heapBytes.subarray(offset, offset + length), at),
     "DataView loop": (at, offset, length) => {

@@ -41,8 +41,8 @@ export type Freed = (typeof Freed)[keyof typeof Freed];
 /** There is no such block. */
 export const NONE = -1;
 
-/** 4 GiB of 16-byte grains: block numbers and bit positions stay small integers in V8. */
-export const MAX_GRAINS = 2 ** 28;
+/** 16 GiB of 16-byte grains: the positions of live bits, of which there are almost twice as many, fit 31 bits. */
+export const MAX_GRAINS = 2 ** 30;
 
 const BITS = 32;
 

@@ -15,11 +15,12 @@
  *
  * Addresses are passed in the fields of an object, a Span: V8 would box a double that is an argument or
  * a result of a call which it does not inline, and that would be garbage; a field it changes in place.
- * For the same reason no offset of 2 GiB or more goes to a DataView or an index.
+ * For the same reason what is handed on within this file are grain and page numbers, small integers
+ * in a heap of any size; offsets are local to a function.
  */
 
 import { Buddy, type buddyShape, Freed, NONE } from "./buddy.ts";
-import { type Bulk, bulk } from "./bulk.ts";
+import { type Bulk, bulk, high } from "./bulk.ts";
 import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
 import { Refusal } from "./refusal.ts";
 
@@ -32,10 +33,13 @@ export const MAX_RANGES = Math.floor((2 ** 53 - HEAP_BASE) / RANGE_BYTES);
 
 /** The smallest block and the alignment of every address, in bytes. */
 export const GRAIN = 16;
-const GRAIN_SHIFT = 4;
 
 export const MIN_HEAP = 4 * 1024;
-export const MAX_HEAP = 4 * 1024 ** 3;
+/** Of one WebAssembly memory in V8, and what the allocator can count: 2^30 grains. */
+export const MAX_HEAP = 16 * 1024 ** 3;
+
+/** A larger heap needs a memory with addresses of 64 bits, in which each access is checked for its bounds. */
+const MAX_MEMORY32 = 4 * 1024 ** 3;
 
 export const NULL = 0;
 
@@ -44,8 +48,7 @@ const WORD = 8;
 
 const WASM_PAGE = 64 * 1024;
 /** The unit in which the heap remembers where it has been written, the size of a kernel's page. */
-const PAGE_SHIFT = 12;
-const PAGE = 1 << PAGE_SHIFT;
+const PAGE = 4096;
 /** Pages are counted by regions of 4 MiB, so that a large block that nobody wrote takes no time to zero. */
 const REGION_SHIFT = 10;
 
@@ -93,7 +96,7 @@ export interface Span {
 export function requireHeapSize(size: number): void {
   if (size >= MIN_HEAP && size <= MAX_HEAP && size % GRAIN === 0) return;
   throw new RangeError(
-    `Cannot make a heap of ${size} bytes: it must be a multiple of ${GRAIN} from 4KiB to 4GiB`,
+    `Cannot make a heap of ${size} bytes: it must be a multiple of ${GRAIN} from 4KiB to 16GiB`,
   );
 }
 
@@ -105,7 +108,8 @@ export function newHeapMemory(size: number): WebAssembly.Memory {
   requireHeapSize(size);
   const pages = Math.ceil(size / WASM_PAGE);
   try {
-    return new WebAssembly.Memory({ initial: pages, maximum: pages });
+    if (size <= MAX_MEMORY32) return new WebAssembly.Memory({ initial: pages, maximum: pages });
+    return new Memory64({ address: "i64", initial: BigInt(pages), maximum: BigInt(pages) });
   } catch (cause) {
     throw new RangeError(
       `Cannot get ${size} bytes of memory for the heap: try a smaller --memory, ` +
@@ -114,6 +118,11 @@ export function newHeapMemory(size: number): WebAssembly.Memory {
     );
   }
 }
+
+/** Of the memory64 proposal, which TypeScript's declarations do not know yet. */
+const Memory64 = WebAssembly.Memory as unknown as new (
+  descriptor: { address: "i64"; initial: bigint; maximum: bigint },
+) => WebAssembly.Memory;
 
 export class Heap {
   /** The address of its first byte. */
@@ -164,7 +173,7 @@ export class Heap {
     const order = orderFor(span.length);
     const grain = this.buddy.allocate(order);
     if (grain === NONE) return Refusal.outOfMemory;
-    if (!this.#zero(grain << GRAIN_SHIFT, (1 << order) * GRAIN)) {
+    if (!this.#zero(grain, 0, (1 << order) * GRAIN)) {
       this.buddy.free(grain);
       return Refusal.overBudget;
     }
@@ -178,7 +187,7 @@ export class Heap {
     const offset = offsetOf(span, this.base);
     if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
-    const freed = this.buddy.free(offset >>> GRAIN_SHIFT);
+    const freed = this.buddy.free(grainAt(offset));
     if (freed === Freed.freed) return Refusal.none;
     return freed === Freed.alreadyFree ? Refusal.alreadyFree : Refusal.notAllocated;
   }
@@ -187,20 +196,21 @@ export class Heap {
   grainsOf(span: Span): number {
     const offset = offsetOf(span, this.base);
     if (!(offset >= 0 && offset < this.size) || (offset & (GRAIN - 1)) !== 0) return 0;
-    const order = this.buddy.orderAt(offset >>> GRAIN_SHIFT);
+    const order = this.buddy.orderAt(grainAt(offset));
     return order === NONE ? 0 : 1 << order;
   }
 
   /** The first grain of the allocation at `span.pointer`, which there must be. */
   grainOf(span: Span): number {
-    return offsetOf(span, this.base) >>> GRAIN_SHIFT;
+    return grainAt(offsetOf(span, this.base));
   }
 
   /** Copies the bytes of the span to `at` of the I/O memory. */
   read(span: Span, at: number): Refusal {
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none) return refusal;
-    this.#bulk.load(at, offsetOf(span, this.base) | 0, span.length | 0);
+    const offset = offsetOf(span, this.base);
+    this.#bulk.load(at, offset | 0, high(offset), span.length | 0);
     return Refusal.none;
   }
 
@@ -209,8 +219,8 @@ export class Heap {
     const refusal = this.#admit(span);
     if (refusal !== Refusal.none || span.length === 0) return refusal;
     const offset = offsetOf(span, this.base);
-    this.#markDirty(offset >>> PAGE_SHIFT, (offset + span.length - 1) >>> PAGE_SHIFT);
-    this.#bulk.store(offset | 0, at, span.length | 0);
+    this.#markDirty(pageAt(offset), pageAt(offset + span.length - 1));
+    this.#bulk.store(offset | 0, high(offset), at, span.length | 0);
     return Refusal.none;
   }
 
@@ -227,7 +237,7 @@ export class Heap {
     const offset = offsetOf(span, this.base);
     if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
-    const grain = offset >>> GRAIN_SHIFT;
+    const grain = grainAt(offset);
     const order = this.buddy.orderAt(grain);
     if (order === NONE) {
       return this.buddy.isFree(grain) ? Refusal.alreadyFree : Refusal.notAllocated;
@@ -244,24 +254,22 @@ export class Heap {
       return this.#move(span, grain, (1 << order) * GRAIN, wanted);
     }
     const kept = Math.min((1 << order) * GRAIN, span.length);
-    if (this.#zero((offset + kept) | 0, usable - kept)) return Refusal.none;
+    if (this.#zero(grain, kept, usable - kept)) return Refusal.none;
     this.buddy.resize(grain, wanted, order);
     return Refusal.overBudget;
   }
 
   /** Moves the allocation at `grain`, of `used` bytes, to a larger block. */
   #move(span: Span, grain: number, used: number, wanted: number): Refusal {
-    const offset = grain << GRAIN_SHIFT;
-    const work = used <= PAGE ? 0 : this.#dirtyBytes(offset, used);
+    const work = used <= PAGE ? 0 : this.#dirtyBytes(grain, used);
     if (work > this.#workPerTurn) return Refusal.outOfMemory;
     const target = this.buddy.allocate(wanted);
     if (target === NONE) return Refusal.outOfMemory;
-    const to = target << GRAIN_SHIFT;
-    if (!this.#zero(to, (1 << wanted) * GRAIN) || work > 0 && work > this.#budget[0]!) {
+    if (!this.#zero(target, 0, (1 << wanted) * GRAIN) || work > 0 && work > this.#budget[0]!) {
       this.buddy.free(target);
       return Refusal.overBudget;
     }
-    this.#copy(to, offset, used);
+    this.#copy(target, grain, used);
     this.buddy.free(grain);
     setOffset(span, this.base, target * GRAIN);
     return Refusal.none;
@@ -275,11 +283,11 @@ export class Heap {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
     const offset = offsetOf(span, this.base);
-    this.#bulk.load(at, offset | 0, WORD);
+    this.#bulk.load(at, offset | 0, high(offset), WORD);
     if (this.#io.getInt32(at) !== this.#io.getInt32(operands)) return Refusal.none;
     if (this.#io.getInt32(at + 4) !== this.#io.getInt32(operands + 4)) return Refusal.none;
-    this.#markDirty(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
-    this.#bulk.store(offset | 0, operands + WORD, WORD);
+    this.#markDirty(pageAt(offset), pageAt(offset));
+    this.#bulk.store(offset | 0, high(offset), operands + WORD, WORD);
     return Refusal.none;
   }
 
@@ -291,17 +299,17 @@ export class Heap {
     const refusal = this.#admitWord(span);
     if (refusal !== Refusal.none) return refusal;
     const offset = offsetOf(span, this.base);
-    this.#bulk.load(at, offset | 0, WORD);
-    const high = this.#io.getUint32(at);
-    const low = this.#io.getUint32(at + 4);
-    const lowSum = low + this.#io.getUint32(operand + 4);
-    const carry = lowSum >= 2 ** 32 ? 1 : 0;
-    this.#io.setUint32(at, high + this.#io.getUint32(operand) + carry); // modulo 2^32
-    this.#io.setUint32(at + 4, lowSum);
-    this.#markDirty(offset >>> PAGE_SHIFT, offset >>> PAGE_SHIFT);
-    this.#bulk.store(offset | 0, at, WORD);
-    this.#io.setUint32(at, high);
-    this.#io.setUint32(at + 4, low);
+    this.#bulk.load(at, offset | 0, high(offset), WORD);
+    const upper = this.#io.getUint32(at);
+    const lower = this.#io.getUint32(at + 4);
+    const sum = lower + this.#io.getUint32(operand + 4);
+    const carry = sum >= 2 ** 32 ? 1 : 0;
+    this.#io.setUint32(at, upper + this.#io.getUint32(operand) + carry); // modulo 2^32
+    this.#io.setUint32(at + 4, sum);
+    this.#markDirty(pageAt(offset), pageAt(offset));
+    this.#bulk.store(offset | 0, high(offset), at, WORD);
+    this.#io.setUint32(at, upper);
+    this.#io.setUint32(at + 4, lower);
     return Refusal.none;
   }
 
@@ -312,14 +320,14 @@ export class Heap {
     return (offsetOf(span, this.base) & (WORD - 1)) === 0 ? Refusal.none : Refusal.misaligned;
   }
 
-  /** What may be accessed. Offsets are taken modulo 2^32, by `| 0` and `>>>`, only after this. */
+  /** What may be accessed. Only after this has an offset a grain and a page. */
   #admit(span: Span): Refusal {
     const offset = offsetOf(span, this.base);
     const end = offset + span.length;
     if (!(offset >= 0 && end <= this.size)) return Refusal.outsideHeap;
     if (!this.#strict) return Refusal.none;
     if (offset === this.size) return Refusal.outsideLiveBlock;
-    const grain = offset >>> GRAIN_SHIFT; // NONE ends before every span
+    const grain = grainAt(offset); // NONE ends before every span
     return end <= this.buddy.endOfLive(grain) * GRAIN ? Refusal.none : Refusal.outsideLiveBlock;
   }
 
@@ -343,21 +351,21 @@ export class Heap {
   }
 
   /**
-   * Zeroes bytes, leaving alone the pages that were not written since they were last zeroed. The offset
-   * comes as a 32-bit integer, negative from 2 GiB on, which no call boxes. False if this turn has not
-   * the time for all of it; what is no more than a page is always done.
+   * Zeroes the bytes from `skip` after the start of `grain`, leaving alone the pages that were not
+   * written since they were last zeroed. False if this turn has not the time for all of it; what is no
+   * more than a page is always done.
    */
-  #zero(offset32: number, length: number): boolean {
+  #zero(grain: number, skip: number, length: number): boolean {
     if (length === 0) return true;
-    const offset = offset32 >>> 0;
+    const offset = grain * GRAIN + skip;
     const end = offset + length;
-    const last = (end - 1) >>> PAGE_SHIFT;
-    let page = this.#nextDirty(offset >>> PAGE_SHIFT, last);
+    const last = pageAt(end - 1);
+    let page = this.#nextDirty(pageAt(offset), last);
     for (; page <= last; page = this.#nextDirty(page + 1, last)) {
       if (this.#budget[0]! <= 0 && length > PAGE) return false;
       const from = Math.max(offset, page * PAGE);
       const to = Math.min(end, (page + 1) * PAGE);
-      this.#bulk.zero(from | 0, (to - from) | 0);
+      this.#bulk.zero(from | 0, high(from), (to - from) | 0);
       this.#budget[0]! -= to - from;
       if (to - from === PAGE) {
         this.#dirty[page] = 0;
@@ -368,15 +376,14 @@ export class Heap {
   }
 
   /**
-   * How much of a block lies in dirty pages, in bytes; whole regions are not looked through. The offset
-   * comes as in #zero.
+   * How much of the block at `grain` lies in dirty pages, in bytes; whole regions are not looked through.
    */
-  #dirtyBytes(offset32: number, length: number): number {
-    const offset = offset32 >>> 0;
+  #dirtyBytes(grain: number, length: number): number {
+    const offset = grain * GRAIN;
     const end = Math.ceil((offset + length) / PAGE);
     const region = 1 << REGION_SHIFT;
     let pages = 0;
-    for (let page = Math.floor(offset / PAGE); page < end;) {
+    for (let page = pageAt(offset); page < end;) {
       if ((page & (region - 1)) === 0 && page + region <= end) {
         pages += this.#dirtyPages[page >>> REGION_SHIFT]!;
         page += region;
@@ -389,21 +396,19 @@ export class Heap {
   }
 
   /**
-   * Copies bytes to where all is zero; so what lies in clean pages need not be copied. Offsets come as in
-   * #zero.
+   * Copies the block at `grain` to one where all is zero; so what lies in clean pages need not be copied.
    */
-  #copy(target32: number, offset32: number, length: number): void {
-    const target = target32 >>> 0;
-    const offset = offset32 >>> 0;
+  #copy(target: number, grain: number, length: number): void {
+    const offset = grain * GRAIN;
     const end = offset + length;
-    const last = (end - 1) >>> PAGE_SHIFT;
-    let page = this.#nextDirty(offset >>> PAGE_SHIFT, last);
+    const last = pageAt(end - 1);
+    let page = this.#nextDirty(pageAt(offset), last);
     for (; page <= last; page = this.#nextDirty(page + 1, last)) {
       const from = Math.max(offset, page * PAGE);
       const size = Math.min(end, (page + 1) * PAGE) - from;
-      const to = target + from - offset;
-      this.#markDirty(to >>> PAGE_SHIFT, (to + size - 1) >>> PAGE_SHIFT);
-      this.#bulk.move(to | 0, from | 0, size | 0);
+      const to = target * GRAIN + (from - offset);
+      this.#markDirty(pageAt(to), pageAt(to + size - 1));
+      this.#bulk.move(to | 0, high(to), from | 0, high(from), size | 0);
       this.#budget[0]! -= size;
     }
   }
@@ -419,7 +424,17 @@ function setOffset(span: Span, base: number, offset: number): void {
   span.pointer = base + offset;
 }
 
+/** The page that an offset in the heap lies in: by `| 0`, not by a shift, which would take it modulo 2^32. */
+function pageAt(offset: number): number {
+  return (offset / PAGE) | 0;
+}
+
+/** The grain that an offset in the heap lies in. */
+function grainAt(offset: number): number {
+  return (offset / GRAIN) | 0;
+}
+
 /** The order of the smallest block that holds `length` bytes, of which there are at most MAX_HEAP. */
 export function orderFor(length: number): number {
-  return length <= GRAIN ? 0 : 32 - Math.clz32((length - 1) >>> GRAIN_SHIFT);
+  return length <= GRAIN ? 0 : 32 - Math.clz32(grainAt(length - 1));
 }

@@ -69,7 +69,7 @@ Deno.test("parseCommandLine() names the value and the next step when a value is 
     [["--port", "-1"], {}, '--port cannot be "-1"'],
     [["--port", "8081x"], {}, '--port cannot be "8081x"'],
     [["--memory", "4097"], {}, '--memory cannot be "4097"'],
-    [["--memory", "5GiB"], {}, '--memory cannot be "5GiB"'],
+    [["--memory", "17GiB"], {}, '--memory cannot be "17GiB"'],
     [["--allow", "10.0.0.0/33"], {}, '--allow cannot be "10.0.0.0/33"'],
     [["--engine", "steam"], {}, '--engine cannot be "steam"'],
     [["--port"], {}, "--port needs one value"],
@@ -87,7 +87,7 @@ Deno.test("parseCommandLine() names the value and the next step when a value is 
 
 Deno.test("parseCommandLine() names a size's range, and its step if it is not one byte", () => {
   const hints = [
-    ["--memory", "use 4KiB to 4GiB, a multiple of 16 bytes"],
+    ["--memory", "use 4KiB to 16GiB, a multiple of 16 bytes"],
     ["--receive-buffer", "use 4KiB to 1GiB"],
   ] as const;
   for (const [flag, hint] of hints) {

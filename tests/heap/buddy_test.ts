@@ -9,10 +9,9 @@ const GIB = 1024 ** 3;
 /** Heaps of all shapes, in grains. */
 const SHAPES = [
   ...[1, 2, 3, 5, 31, 33, 1000],
-  ...[4 * KIB, 4 * KIB + 16, 3 * 4 * KIB + 48, KIB * KIB - 16, 3 * GIB, 4 * GIB].map((size) =>
-    size / GRAIN
-  ),
-];
+  ...[4 * KIB, 4 * KIB + 16, 3 * 4 * KIB + 48, KIB * KIB - 16, 3 * GIB].map((size) => size / GRAIN),
+  ...[2, 4, 16].flatMap((gib) => [-5, -1, 0, 1].map((more) => gib * GIB / GRAIN + more)),
+].filter((grains) => grains <= MAX_GRAINS);
 
 interface Block {
   start: number;

@@ -128,52 +128,51 @@ Deno.test("malloc() refuses what does not fit, whatever its length", () => {
   assertEquals(heap.malloc(0), 0, "nothing is left");
 });
 
-Deno.test("malloc() and write() reach the last byte of a heap of 4 GiB", () => {
-  const heap = new Harness(MAX_HEAP);
-  assertEquals(heap.malloc(4 * GIB), HEAP_BASE);
-  assertEquals(heap.malloc(0), 0);
-  assertEquals(heap.heap.buddy.grainsInUse * GRAIN, 4 * GIB);
-  const last = HEAP_BASE + 4 * GIB - 1;
-  for (const at of [HEAP_BASE, HEAP_BASE + 2 * GIB - 2, HEAP_BASE + 3 * GIB, last - 3]) {
-    assertEquals(heap.write(at, [1, 2, 3, 4]), Refusal.none);
-  }
-  assertEquals(heap.read(last - 3, 4), Uint8Array.of(1, 2, 3, 4));
-  assertEquals(heap.read(HEAP_BASE + 2 * GIB - 2, 4), Uint8Array.of(1, 2, 3, 4));
-  assertEquals(heap.read(HEAP_BASE, 4), Uint8Array.of(1, 2, 3, 4));
-  assertEquals(heap.write(last, [9, 9]), Refusal.outsideHeap);
-  assertEquals(heap.read(last, 1), Uint8Array.of(4), "a refused write writes nothing");
-  heap.assertZero(HEAP_BASE + 4, KIB, "below, an offset that wrapped would be found");
+for (const size of [4 * GIB, MAX_HEAP]) {
+  Deno.test(`malloc() and write() reach the last byte of a heap of ${size / GIB} GiB`, () => {
+    const heap = new Harness(size);
+    assertEquals(heap.malloc(size), HEAP_BASE);
+    assertEquals(heap.malloc(0), 0);
+    assertEquals(heap.heap.buddy.grainsInUse * GRAIN, size);
+    const last = HEAP_BASE + size - 1;
+    const places = [HEAP_BASE, HEAP_BASE + 2 * GIB - 2, HEAP_BASE + 3 * GIB, last - 3];
+    for (const at of places) assertEquals(heap.write(at, [1, 2, 3, 4]), Refusal.none);
+    for (const at of places) assertEquals(heap.read(at, 4), Uint8Array.of(1, 2, 3, 4));
+    assertEquals(heap.write(last, [9, 9]), Refusal.outsideHeap);
+    assertEquals(heap.read(last, 1), Uint8Array.of(4), "a refused write writes nothing");
+    heap.assertZero(HEAP_BASE + 4, KIB, "below, an offset that wrapped would be found");
 
-  assertEquals(heap.free(HEAP_BASE), Refusal.none);
-  assertEquals(heap.malloc(2 * GIB + 1), HEAP_BASE, "all of it again");
-  for (const at of [HEAP_BASE, HEAP_BASE + 2 * GIB - 2, HEAP_BASE + 3 * GIB, last - 3]) {
-    heap.assertZero(at, 4, `at ${at - HEAP_BASE}`);
-  }
-});
+    assertEquals(heap.free(HEAP_BASE), Refusal.none);
+    assertEquals(heap.malloc(size / 2 + 1), HEAP_BASE, "all of it again");
+    for (const at of places) heap.assertZero(at, 4, `at ${at - HEAP_BASE}`);
+  });
+}
 
-Deno.test("cas(), add(), realloc() and free() work beyond 2 GiB", () => {
-  const heap = new Harness(MAX_HEAP);
-  assertEquals(heap.malloc(2 * GIB), HEAP_BASE);
-  const high = heap.malloc(32);
-  assertEquals(high, HEAP_BASE + 2 * GIB);
-  assertEquals(heap.add(high, 5n), 0n);
-  assertEquals(heap.cas(high, 5n, 7n), 5n);
-  assertEquals(heap.realloc(high, 64), high, "in place");
-  const neighbour = heap.malloc(64);
-  assertEquals(neighbour, high + 64);
-  const moved = heap.realloc(high, 100);
-  assertEquals(moved, high + 128);
-  assertEquals(heap.add(moved, 0n), 7n);
-  assertEquals(heap.free(high), Refusal.alreadyFree);
-  assertEquals(heap.malloc(64), high);
-  heap.assertZero(high, 64, "where it was before");
+for (const far of [2 * GIB, 4 * GIB, 8 * GIB]) {
+  Deno.test(`cas(), add(), realloc() and free() work beyond ${far / GIB} GiB`, () => {
+    const heap = new Harness(2 * far);
+    assertEquals(heap.malloc(far), HEAP_BASE);
+    const high = heap.malloc(32);
+    assertEquals(high, HEAP_BASE + far);
+    assertEquals(heap.add(high, 5n), 0n);
+    assertEquals(heap.cas(high, 5n, 7n), 5n);
+    assertEquals(heap.realloc(high, 64), high, "in place");
+    const neighbour = heap.malloc(64);
+    assertEquals(neighbour, high + 64);
+    const moved = heap.realloc(high, 100);
+    assertEquals(moved, high + 128);
+    assertEquals(heap.add(moved, 0n), 7n);
+    assertEquals(heap.free(high), Refusal.alreadyFree);
+    assertEquals(heap.malloc(64), high);
+    heap.assertZero(high, 64, "where it was before");
 
-  assertEquals(heap.free(HEAP_BASE), Refusal.none);
-  assertEquals(heap.realloc(neighbour, 2 * GIB), HEAP_BASE, "from the upper half to the lower");
-  assertEquals(heap.realloc(HEAP_BASE, 64), HEAP_BASE);
-  assertEquals(heap.realloc(moved, GIB), HEAP_BASE + GIB);
-  assertEquals(heap.add(HEAP_BASE + GIB, 0n), 7n);
-});
+    assertEquals(heap.free(HEAP_BASE), Refusal.none);
+    assertEquals(heap.realloc(neighbour, far), HEAP_BASE, "from the upper half to the lower");
+    assertEquals(heap.realloc(HEAP_BASE, 64), HEAP_BASE);
+    assertEquals(heap.realloc(moved, GIB), HEAP_BASE + GIB);
+    assertEquals(heap.add(HEAP_BASE + GIB, 0n), 7n);
+  });
+}
 
 Deno.test("malloc() gives zeroes where there was data before", () => {
   const heap = new Harness(16 * PAGE);
@@ -313,7 +312,7 @@ Deno.test("a strict heap does not let two neighbouring allocations pass for one"
   assertEquals(heap.heap.read({ pointer: first, length: 17 }, 0), Refusal.outsideLiveBlock);
 });
 
-Deno.test("a strict heap admits all of a single block of 4 GiB", () => {
+Deno.test("a strict heap admits all of a single block of 16 GiB", () => {
   const heap = new Harness(MAX_HEAP, true);
   assertEquals(heap.malloc(MAX_HEAP), HEAP_BASE);
   assertEquals(heap.write(HEAP_BASE + MAX_HEAP - 2, [1, 2]), Refusal.none);
@@ -468,8 +467,6 @@ function exercise(size: number, seed: number): void {
   const heap = new Harness(size);
   const mirror = new Uint8Array(size);
   const live = new Map<number, number>();
-  /** Bytes of the block that an allocation of `length` bytes gets. */
-  const usable = (length: number) => 2 ** Math.ceil(Math.log2(Math.max(length, GRAIN)));
   for (let step = 0; step < 2000; step++) {
     const context = `seed ${seed}, step ${step}`;
     const offset = random.below(size);
@@ -533,3 +530,73 @@ Deno.test("heap of another range differs from that of the paper in the upper bit
     "there are no more",
   );
 });
+
+/**
+ * Where numbers change their nature: V8's small integers end at 2^30 or 2^31, offsets in 32 bits at 2^32,
+ * and the largest heap has 2^30 grains.
+ */
+const LARGE = [2, 4, 8, 16].flatMap((gib) =>
+  [-3 * PAGE - 16, -16, 0, 16, 5 * PAGE + 48].map((more) => gib * GIB + more)
+).filter((size) => size <= MAX_HEAP);
+
+/** Bytes of the block that an allocation of `length` bytes gets. */
+const usable = (length: number) => 2 ** Math.ceil(Math.log2(Math.max(length, GRAIN)));
+
+/**
+ * Does random things to a large heap and to a list of what was written to each allocation, and compares
+ * all that lies around those places after each.
+ */
+function exerciseLarge(size: number, seed: number): void {
+  const random = new Random(seed);
+  const heap = new Harness(size);
+  /** For each live address: its usable bytes, and the words that were written, by their place in it. */
+  const live = new Map<number, { usable: number; words: Map<number, bigint> }>();
+  const word = (pointer: number) => new DataView(heap.read(pointer, 8).buffer).getBigUint64(0);
+  for (let step = 0; step < 250; step++) {
+    const context = `${size} bytes, seed ${seed}, step ${step}`;
+    // A multiple of 8, so that no word is kept in half.
+    const length = 8 * Math.ceil(2 ** (random.below(3100) / 100)) % size;
+    const pointer = random.pick([...live.keys()]);
+    const action = random.below(7);
+    if (action <= 1 || pointer === undefined) {
+      const fresh = heap.malloc(length);
+      if (fresh === 0) continue;
+      assert(fresh >= HEAP_BASE && fresh + length <= HEAP_BASE + size, context);
+      for (const [start, block] of live) {
+        assert(fresh + usable(length) <= start || start + block.usable <= fresh, context);
+      }
+      live.set(fresh, { usable: usable(length), words: new Map() });
+    } else if (action === 2) {
+      assertEquals(heap.free(pointer), Refusal.none, context);
+      assertEquals(heap.free(pointer), Refusal.alreadyFree, context);
+      live.delete(pointer);
+    } else if (action === 3 && length > 0) {
+      const next = heap.realloc(pointer, length);
+      if (next < 0) continue;
+      const { words } = live.get(pointer)!;
+      live.delete(pointer);
+      for (const at of words.keys()) if (at + 8 > length) words.delete(at);
+      live.set(next, { usable: usable(length), words });
+    } else {
+      const block = live.get(pointer)!;
+      const last = block.usable - 8;
+      const somewhere = Math.floor(random.below(2 ** 30) / 2 ** 30 * last);
+      const at = random.pick([0, last, somewhere - somewhere % 8])!;
+      const delta = BigInt(step + 1) << 33n | 7n;
+      assertEquals(heap.add(pointer + at, delta), block.words.get(at) ?? 0n, context);
+      block.words.set(at, (block.words.get(at) ?? 0n) + delta);
+    }
+    for (const [start, block] of live) {
+      for (const at of [0, block.usable - 8, ...block.words.keys()]) {
+        assertEquals(word(start + at), block.words.get(at) ?? 0n, `${at} of ${start}, ${context}`);
+      }
+    }
+    assertEquals(heap.heap.buddy.liveBlocks, live.size, context);
+  }
+}
+
+for (const size of LARGE) {
+  Deno.test(`Heap holds what was written to each allocation, in ${size} bytes`, () => {
+    exerciseLarge(size, 1);
+  });
+}
