@@ -12,7 +12,7 @@ mallocd.prefs.port = Pref.uint("UDP port", 8081, "The port that mallocd listens 
 
 local STATUSES = {
   [0] = "ok", [1] = "EPERM", [11] = "EAGAIN", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [38] = "ENOSYS",
-  [90] = "EMSGSIZE", [116] = "ESTALE",
+  [66] = "EREMOTE", [90] = "EMSGSIZE", [116] = "ESTALE",
 }
 
 -- By opcode: what follows the word of a request, and what the body of its reply is.
@@ -25,10 +25,12 @@ local METHODS = {
   [5] = { name = "cas", request = { "pointer", "expected", "desired" }, reply = { "old" } },
   [6] = { name = "add", request = { "pointer", "delta" }, reply = { "old" } },
   [7] = { name = "hello", request = {}, reply = { "epoch", "base", "size", "largest", "version" },
-    session = { "token", "share" } },
+    session = { "token", "share" }, cluster = { "range", "fence", "ranges" } },
 }
 -- What a request with the session flag has after its word.
 local SESSION = { "epoch", "token" }
+-- What the body of a reply is that says who has a range of the cluster.
+local EREMOTE, OWNER = 66, { "owner", "owner_port" }
 local LAST_CLASSIC = UInt64(3)
 
 local fields = {
@@ -52,6 +54,11 @@ local fields = {
   version = ProtoField.uint64("mallocd.version", "Protocol version", base.DEC),
   token = ProtoField.uint64("mallocd.token", "Token", base.HEX),
   share = ProtoField.uint64("mallocd.share", "Share of the cache", base.DEC),
+  range = ProtoField.uint64("mallocd.range", "Range", base.DEC),
+  fence = ProtoField.uint64("mallocd.fence", "Fence", base.DEC),
+  ranges = ProtoField.uint64("mallocd.ranges", "Ranges", base.DEC),
+  owner = ProtoField.ipv6("mallocd.owner", "Owner"),
+  owner_port = ProtoField.uint64("mallocd.owner_port", "Port of the owner", base.DEC),
   reply_in = ProtoField.framenum("mallocd.reply_in", "Reply in", base.NONE, frametype.RESPONSE),
   request_in = ProtoField.framenum("mallocd.request_in", "Request in", base.NONE, frametype.REQUEST),
   repeat_of = ProtoField.framenum("mallocd.repeat_of", "Repeat of", base.NONE, frametype.RETRANS_PREV),
@@ -152,6 +159,7 @@ end
 
 local function show(name, range)
   if name == "data" then return range:len() .. " bytes" end
+  if name == "owner" then return tostring(range:ipv6()) end
   if name == "delta" then return tostring(range:int64()) end
   local value = range:uint64()
   if name ~= "pointer" and name ~= "base" and name ~= "epoch" and name ~= "token" then return tostring(value) end
@@ -163,7 +171,7 @@ end
 local function add_parts(item, names, tvb, at, finish)
   local texts, length = {}, finish - at
   for _, name in ipairs(names) do
-    local size = name == "data" and length or 8
+    local size = name == "data" and length or name == "owner" and 16 or 8
     if size > finish - at then return nil, texts, length end
     if size > 0 then
       local range = tvb(at, size)
@@ -252,15 +260,19 @@ local function add_tagged_reply(root, tvb, at, request, pinfo)
   local item = root:add(tvb(at, finish - at), "Reply")
   local opcode, _, title = add_word(item, tvb, at, true)
   item:add(fields.body_length, tvb(at + 8, 8))
-  local names = METHODS[opcode] and METHODS[opcode].reply or {}
-  local rest, texts = add_parts(item, names, tvb, at + 16, finish)
-  local extra = METHODS[opcode] and METHODS[opcode].session
-  if extra and rest and has_session(tvb, at) then
-    local _, more = add_parts(item, extra, tvb, rest, finish)
-    for _, text in ipairs(more) do table.insert(texts, text) end
-  end
   local status = tvb(at + 4, 2):uint()
+  local method = METHODS[opcode] or { reply = {} }
+  local names = status == EREMOTE and OWNER or method.reply
+  local rest, texts = add_parts(item, names, tvb, at + 16, finish)
+  local extra = has_session(tvb, at) and { method.session, method.cluster } or {}
+  for _, more in ipairs(extra) do
+    if rest and rest < finish then
+      rest, more = add_parts(item, more, tvb, rest, finish)
+      for _, text in ipairs(more) do table.insert(texts, text) end
+    end
+  end
   local result = #texts > 0 and table.concat(texts, ", ") or STATUSES[status] or "status " .. status
+  if status == EREMOTE then result = STATUSES[status] .. " " .. result end
   if status ~= 0 then item:add_proto_expert_info(notices.refused, result) end
   title = title .. " = " .. result
   item:append_text(": " .. title)

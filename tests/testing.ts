@@ -4,6 +4,7 @@ import type { EngineOptions } from "../lib/daemon/engine.ts";
 import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
 import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
+import type { Membership } from "../lib/daemon/cluster/membership.ts";
 import { newState } from "../lib/daemon/state.ts";
 import { SOURCE_BYTES, writeSource } from "../lib/system/address.ts";
 
@@ -73,6 +74,10 @@ export interface BoxOptions extends Partial<ServiceOptions> {
   port?: number;
   validated?: boolean;
   workPerTurn?: number;
+  /** Of a daemon in a cluster. */
+  membership?: Membership | undefined;
+  /** Where the bytes of clients lie. */
+  memory?: WebAssembly.Memory;
 }
 
 /** A service with a heap of its own; requests and replies are hex. */
@@ -90,6 +95,8 @@ export class Box {
       port = 0,
       workPerTurn = WORK_PER_TURN,
       validated,
+      membership,
+      memory = newHeapMemory(size),
       ...options
     }: BoxOptions = {},
   ) {
@@ -97,10 +104,11 @@ export class Box {
     const { replayCache = 64, quota } = options;
     const { state = newState({ memory: size, replayCache, quota }) } = options;
     this.clock = state.service.clock;
-    this.heap = new Heap({ memory: newHeapMemory(size), size, io, strict, workPerTurn, state });
+    const range = membership?.range;
+    this.heap = new Heap({ memory, size, io, strict, workPerTurn, state, range });
     this.service = new Service(
       { ...options, replayCache, state },
-      { heap: this.heap, io, port, validated },
+      { heap: this.heap, io, port, validated, membership },
     );
     this.from("127.0.0.1", 40000);
   }
@@ -118,6 +126,13 @@ export class Box {
   /** Sends a datagram; the result is the reply, of which "" is an empty datagram, undefined none. */
   ask(hex: string): string | undefined {
     return this.askBytes(Uint8Array.fromHex(hex))?.toHex();
+  }
+
+  /** Has the service do once more what a datagram did elsewhere. */
+  replay(hex: string, judged: { proven: number; limit: number }): void {
+    this.#bytes.set(Uint8Array.fromHex(hex), REQUEST);
+    this.service.beginTurn();
+    this.service.replay(REQUEST, hex.length / 2, REPLY, SOURCE, judged);
   }
 
   /** Like `ask`; the reply is a view that the next request overwrites. */

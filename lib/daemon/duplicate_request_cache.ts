@@ -82,6 +82,8 @@ export function cacheShape(entries: number) {
     throw new RangeError(`Cannot remember ${entries} replies: it must be 1 to ${MAX_ENTRIES}`);
   }
   return {
+    /** Of the hash by which all of it is found. */
+    secrets: int32(2),
     figures: int32(Object.keys(Figure).length),
     words: int32(entries * ENTRY_WORDS),
     /** The newest entry of each chain. */
@@ -102,7 +104,7 @@ export class DuplicateRequestCache {
   readonly #io: DataView;
   readonly #clock: Int32Array;
   readonly #counters: Counters;
-  readonly #hash = new KeyedHash();
+  readonly #hash: KeyedHash;
   readonly #figures: Int32Array;
   readonly #words: Int32Array;
   readonly #chains: Int32Array;
@@ -130,6 +132,7 @@ export class DuplicateRequestCache {
     this.#io = new DataView(io.buffer);
     this.#clock = clock;
     this.#counters = counters;
+    this.#hash = new KeyedHash(arrays.secrets);
     this.#figures = arrays.figures;
     this.#words = arrays.words;
     this.#chains = arrays.chains;

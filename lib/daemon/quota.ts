@@ -17,6 +17,8 @@ const PLACES = 65536;
 /** The arrays of the quotas of a heap of so many grains. */
 export function quotaShape(grains: number) {
   return {
+    /** Of the hash that finds places. */
+    secrets: int32(2),
     /** Grains that each place holds. */
     held: int32(PLACES),
     /** By a block's first grain: the place of its owner. */
@@ -31,18 +33,19 @@ export class Quota {
   readonly #limit: number;
   readonly #held: Int32Array;
   readonly #owner: Uint16Array;
-  readonly #hash = new KeyedHash();
+  readonly #hash: KeyedHash;
 
   /** `bytes` for each address. Sources lie in the I/O memory. */
   constructor(
     bytes: number,
     heap: Heap,
     io: WebAssembly.Memory,
-    { held, owner }: Arrays<ReturnType<typeof quotaShape>>,
+    { secrets, held, owner }: Arrays<ReturnType<typeof quotaShape>>,
   ) {
     this.#heap = heap;
     this.#io = new DataView(io.buffer);
     this.#limit = Math.floor(bytes / GRAIN);
+    this.#hash = new KeyedHash(secrets);
     this.#held = held;
     this.#owner = owner;
   }

@@ -17,6 +17,7 @@ export const Refusal = {
   staleEpoch: 13,
   tagReused: 14,
   overQuota: 15,
+  otherRange: 16,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -38,6 +39,7 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   staleEpoch: ERRNO.ESTALE,
   tagReused: ERRNO.EINVAL,
   overQuota: ERRNO.ENOMEM,
+  otherRange: ERRNO.EREMOTE,
 };
 
 /** Refusal -> errno, indexed by the refusal's number. */

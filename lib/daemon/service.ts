@@ -4,9 +4,11 @@
  */
 
 import { Admission } from "./admission.ts";
+import type { Membership } from "./cluster/membership.ts";
 import { Counter, type Counters, REFUSALS, REQUESTS } from "./counters.ts";
 import { GRAIN, type Heap, NULL } from "../heap/heap.ts";
 import {
+  CLUSTER_REPLY_BODY,
   Decoded,
   decodeRequest,
   encodeReplyHead,
@@ -15,6 +17,7 @@ import {
   Flag,
   MAX_DATAGRAM,
   METHODS,
+  OWNER_BODY,
   PROTOCOL_VERSION,
   REPLY_BODY,
   REPLY_HEAD,
@@ -89,7 +92,16 @@ export interface Workplace {
   port: number;
   /** Whether every sender has proven its address to the engine, as QUIC's handshake makes it. */
   validated?: boolean | undefined;
+  /** Of a daemon in a cluster. */
+  membership?: Membership | undefined;
 }
+
+/**
+ * What a datagram may have to do with the state of the daemon: `read` asks for no more than the heap's
+ * bytes; `other` may be a repeat or a refusal that depends on anything; `changed` has made another state.
+ */
+export const Effect = { read: 0, other: 1, changed: 2 } as const;
+export type Effect = (typeof Effect)[keyof typeof Effect];
 
 export class Service {
   readonly counters: Counters;
@@ -105,8 +117,9 @@ export class Service {
   /** Where the sender of this datagram stands. */
   #source = 0;
   readonly #validated: boolean;
+  readonly #membership: Membership | undefined;
   /** A new one at each start, so that a client can tell that its pointers are gone. Never 0. */
-  readonly #epoch: Uint32Array;
+  readonly #epoch: Int32Array;
   readonly #request = new Request();
   /** Of the request that was executed last: bytes of the reply's body. */
   #bodyLength = 0;
@@ -115,8 +128,11 @@ export class Service {
    * token, to the engine, or because it is this host. Whoever has not may be a forger's victim.
    */
   proven = 0;
-  /** Of this datagram: the longest reply, and why one is refused that is longer. */
-  #limit = 0;
+  /** Of the datagram that was served last: the longest reply that it could have got. */
+  limit = 0;
+  /** Of the datagram that was served last. */
+  effect: Effect = Effect.read;
+  /** Why a reply is refused that is longer than the limit. */
   #overLimit: Refusal = Refusal.none;
   /** Of this datagram: where a request may carry a session, and whether its epoch is another. */
   #first = 0;
@@ -124,9 +140,10 @@ export class Service {
 
   constructor(
     options: ServiceOptions,
-    { heap, io, port, validated = false }: Workplace,
+    { heap, io, port, validated = false, membership }: Workplace,
   ) {
     this.#validated = validated;
+    this.#membership = membership;
     this.heap = heap;
     const { service, cache, quota } = options.state;
     this.counters = service.counters;
@@ -140,8 +157,11 @@ export class Service {
     this.#tokens = new Tokens(io, clock);
     this.#budget = options.allow && new ReplyBudget(io, clock);
     this.#unvalidated = options.unvalidated ?? false;
-    this.#epoch = crypto.getRandomValues(new Uint32Array(2));
-    this.#epoch[1]! |= 1;
+    this.#epoch = service.epoch;
+    if (this.#epoch.every((word) => word === 0)) {
+      this.#epoch.set(crypto.getRandomValues(new Int32Array(2)));
+      this.#epoch[1]! |= 1;
+    }
   }
 
   /**
@@ -157,15 +177,44 @@ export class Service {
     const word = length < FIELD ? Word.unknown : wordAt(this.#io, at);
     if (word === Word.classic || word === Word.tagged) {
       this.#judge(at, length, word, source);
-      const reply = word === Word.classic
-        ? this.#classic(at, length, replyAt)
-        : this.#tagged(at, length, replyAt, source);
+      const reply = this.#answerAll(at, length, replyAt, source, word);
       this.#account(reply - AMPLIFICATION * length, source);
       return reply;
     }
     this.#refuse(length < FIELD ? Refusal.truncated : Refusal.unknownMethod);
     this.counters[Counter.silent]!++;
     return NO_REPLY;
+  }
+
+  /**
+   * Does once more what a datagram did elsewhere: it was admitted there, `proven` and `limit` were found,
+   * and `clock[0]` was what it is now. The same datagrams in the same order make the same state.
+   */
+  replay(
+    at: number,
+    length: number,
+    replyAt: number,
+    source: number,
+    { proven, limit }: { proven: number; limit: number },
+  ): number {
+    this.#source = source;
+    this.#first = at;
+    this.#stale = false;
+    this.proven = proven;
+    this.#limitTo(limit);
+    return this.#answerAll(at, length, replyAt, source, wordAt(this.#io, at));
+  }
+
+  #answerAll(at: number, length: number, replyAt: number, source: number, word: Word): number {
+    this.effect = Effect.read;
+    return word === Word.classic
+      ? this.#classic(at, length, replyAt)
+      : this.#tagged(at, length, replyAt, source);
+  }
+
+  #limitTo(limit: number): void {
+    this.limit = limit;
+    this.#overLimit = limit < MAX_DATAGRAM ? Refusal.unproven : Refusal.tooLong;
   }
 
   /** Finds out what holds for a whole datagram: who sent it, what may go back, and its epoch. */
@@ -178,12 +227,12 @@ export class Service {
     const proven = this.#validated || isLoopbackSource(this.#io, source) ||
       hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
     this.proven = proven ? 1 : 0;
-    this.#limit = MAX_DATAGRAM;
-    if (!proven && !this.#unvalidated) {
-      const budget = this.#budget === undefined ? 0 : this.#budget.left(source);
-      this.#limit = Math.min(AMPLIFICATION * length + budget, MAX_DATAGRAM);
+    if (proven || this.#unvalidated) {
+      this.#limitTo(MAX_DATAGRAM);
+      return;
     }
-    this.#overLimit = this.#limit < MAX_DATAGRAM ? Refusal.unproven : Refusal.tooLong;
+    const budget = this.#budget === undefined ? 0 : this.#budget.left(source);
+    this.#limitTo(Math.min(AMPLIFICATION * length + budget, MAX_DATAGRAM));
   }
 
   /** Whether the epoch at `at` is that of another incarnation; 0 is none. */
@@ -211,9 +260,10 @@ export class Service {
     const request = this.#request;
     this.#bodyLength = 0;
     const refusal = decodeRequest(this.#io, at, length, request) === Decoded.whole
-      ? this.#execute(request, replyAt, this.#limit)
+      ? this.#execute(request, replyAt, this.limit)
       : this.#refuse(Refusal.truncated);
     if (request.opcode === READ) return this.#bodyLength;
+    this.#note(refusal);
     if (request.opcode === MALLOC) {
       if (refusal !== Refusal.none) setField(this.#io, replyAt, NULL);
       return FIELD;
@@ -229,7 +279,7 @@ export class Service {
    */
   #tagged(at: number, length: number, replyAt: number, source: number): number {
     const end = at + length;
-    const limit = replyAt + this.#limit;
+    const limit = replyAt + this.limit;
     let reply = replyAt;
     let owed = REPLY_HEAD * Math.min(this.#countTagged(at, end), MAX_REPLIES);
     while (owed > 0) {
@@ -260,6 +310,7 @@ export class Service {
       (request.opcode !== FREE || request.pointer !== NULL);
     let digest = 0;
     if (once) {
+      if (this.effect === Effect.read) this.effect = Effect.other;
       digest = this.#cache.digest(at, request);
       const recalled = this.#cache.recall(source, at, digest, replyAt, room);
       if (recalled === NO_ROOM) refusal = this.#refuse(this.#overLimit);
@@ -272,12 +323,34 @@ export class Service {
         ? this.#hello(replyAt + REPLY_HEAD, room - REPLY_HEAD, source)
         : this.#execute(request, replyAt + REPLY_HEAD, room - REPLY_HEAD);
     }
+    if (refusal === Refusal.outsideHeap && this.#membership !== undefined) {
+      refusal = this.#redirect(this.#membership, request, replyAt + REPLY_HEAD, room - REPLY_HEAD);
+    }
+    if (once) this.#note(refusal);
     encodeReplyHead(this.#io, replyAt, request, ERRNO_OF[refusal]!, this.#bodyLength);
     // What was refused has changed nothing, and need not be kept from happening twice.
     if (once && refusal === Refusal.none) {
       this.#cache.remember(source, this.proven !== 0, digest, replyAt);
     }
     return REPLY_HEAD + this.#bodyLength;
+  }
+
+  /** Notes what becomes of a request that is no read. Who was over the budget may have cleared something. */
+  #note(refusal: Refusal): void {
+    const changed = refusal === Refusal.none || refusal === Refusal.overBudget;
+    if (changed) this.effect = Effect.changed;
+    else if (this.effect === Effect.read) this.effect = Effect.other;
+  }
+
+  /** Tells who asks for a pointer of another range who has it. */
+  #redirect(membership: Membership, { pointer }: Request, body: number, room: number): Refusal {
+    const range = membership.otherRange(pointer);
+    if (range === -1) return Refusal.outsideHeap;
+    this.counters[REFUSALS + Refusal.outsideHeap]!--;
+    if (room < OWNER_BODY) return this.#refuse(this.#overLimit);
+    membership.writeOwner(range, this.#io, body);
+    this.#bodyLength = OWNER_BODY;
+    return this.#refuse(Refusal.otherRange);
   }
 
   /** Whether a tagged request may be executed, as far as its bytes and its datagram tell. */
@@ -360,10 +433,14 @@ export class Service {
   #hello(body: number, room: number, source: number): Refusal {
     this.counters[REQUESTS + HELLO]!++;
     const inSession = (this.#request.flags & Flag.session) !== 0;
-    const length = inSession ? SESSION_REPLY_BODY[HELLO]! : REPLY_BODY[HELLO]!;
+    // Who has proven nothing may have no room for all, but has to get a token.
+    const inCluster = inSession && this.#membership !== undefined &&
+      room >= CLUSTER_REPLY_BODY[HELLO]!;
+    const told = inCluster ? CLUSTER_REPLY_BODY : inSession ? SESSION_REPLY_BODY : REPLY_BODY;
+    const length = told[HELLO]!;
     if (room < length) return this.#refuse(this.#overLimit);
-    this.#io.setUint32(body, this.#epoch[0]!);
-    this.#io.setUint32(body + 4, this.#epoch[1]!);
+    this.#io.setInt32(body, this.#epoch[0]!);
+    this.#io.setInt32(body + 4, this.#epoch[1]!);
     setField(this.#io, body + FIELD, this.heap.base);
     setField(this.#io, body + 2 * FIELD, this.heap.size);
     setField(this.#io, body + 3 * FIELD, MAX_DATAGRAM);
@@ -371,6 +448,7 @@ export class Service {
     if (inSession) {
       this.#tokens.write(source, body + 5 * FIELD);
       setField(this.#io, body + 6 * FIELD, this.#cache.share(source, this.proven !== 0));
+      if (inCluster) this.#membership.writeSelf(this.#io, body + 7 * FIELD);
     }
     this.#bodyLength = length;
     return Refusal.none;

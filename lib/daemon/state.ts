@@ -28,6 +28,8 @@ function stateShapes({ memory, replayCache, quota }: StateOptions) {
       counters: float64(COUNTERS_LENGTH),
       /** `clock[0]` is the time in seconds; whoever runs the service advances it. */
       clock: int32(1),
+      /** The boot epoch, two words, the first being the upper one; the service chooses it if it is zero. */
+      epoch: int32(2),
     },
     buddy: buddyShape(grains),
     heap: heapShape(memory),

@@ -11,6 +11,7 @@ export const ERRNO = {
   EFAULT: 14,
   EINVAL: 22,
   ENOSYS: 38,
+  EREMOTE: 66,
   EMSGSIZE: 90,
   ESTALE: 116,
 } as const;
@@ -26,6 +27,7 @@ const ERRNO_TEXT: Readonly<Record<ErrnoName, string>> = {
   EFAULT: "bad address",
   EINVAL: "invalid argument",
   ENOSYS: "not supported by this daemon",
+  EREMOTE: "another daemon has that range of addresses",
   EMSGSIZE: "too long for one datagram",
   ESTALE: "the daemon was restarted since",
 };

@@ -51,6 +51,8 @@ export interface Layout {
   readonly reply: readonly Part[];
   /** What the reply to a request with the session flag has on top. */
   readonly session?: readonly Part[];
+  /** What that has on top if the daemon is part of a cluster. */
+  readonly cluster?: readonly Part[];
 }
 
 /** A pointer, a length and a value are one field each; data is as long as the length before it says. */
@@ -82,6 +84,7 @@ export const METHODS: Readonly<Record<MethodName, Layout>> = {
     request: [],
     reply: ["value", "pointer", "length", "length", "value"], // epoch, base, size, largest, version
     session: ["value", "value"], // token, share
+    cluster: ["value", "value", "value"], // range, fence, ranges
   },
 };
 
@@ -117,7 +120,13 @@ export const REPLY_BODY = new Uint8Array(OPCODES);
 /** By opcode: the same of the reply to a request with the session flag. */
 export const SESSION_REPLY_BODY = new Uint8Array(OPCODES);
 
-for (const { opcode, request, reply, session = [] } of Object.values(METHODS)) {
+/** By opcode: the same if the daemon is part of a cluster. */
+export const CLUSTER_REPLY_BODY = new Uint8Array(OPCODES);
+
+/** What a reply of status EREMOTE tells: an IPv6 address of 16 bytes, or a mapped IPv4 address, and a port. */
+export const OWNER_BODY = 3 * FIELD;
+
+for (const { opcode, request, reply, session = [], cluster = [] } of Object.values(METHODS)) {
   let at = FIELD;
   for (const part of request) {
     if (part === "pointer") POINTER_AT[opcode] = at;
@@ -128,6 +137,7 @@ for (const { opcode, request, reply, session = [] } of Object.values(METHODS)) {
   HEAD[opcode] = at;
   REPLY_BODY[opcode] = FIELD * reply.filter((part) => part !== "data").length;
   SESSION_REPLY_BODY[opcode] = REPLY_BODY[opcode]! + FIELD * session.length;
+  CLUSTER_REPLY_BODY[opcode] = SESSION_REPLY_BODY[opcode]! + FIELD * cluster.length;
 }
 if (HEAD.includes(0)) {
   throw new Error("Cannot derive the protocol: opcodes must be 0, 1, 2 and so on, one method each");

@@ -14,8 +14,12 @@ export class KeyedHash {
   /** Odd, so that no two words give the same hash. */
   readonly #multiplier: number;
 
-  constructor() {
-    const [seed, multiplier] = crypto.getRandomValues(new Int32Array(2));
+  /** `secrets` are two words, which are chosen if they are zero: whoever has them makes the same hashes. */
+  constructor(secrets: Int32Array = new Int32Array(2)) {
+    if (secrets.every((word) => word === 0)) {
+      secrets.set(crypto.getRandomValues(new Int32Array(secrets.length)));
+    }
+    const [seed, multiplier] = secrets;
     this.seed = seed!;
     this.#multiplier = multiplier! | 1;
   }

@@ -22,6 +22,7 @@ import {
   type Session,
 } from "../../lib/protocol/wire.ts";
 import { ERRNO, type ErrnoName } from "../../lib/protocol/errno.ts";
+import { Membership } from "../../lib/daemon/cluster/membership.ts";
 import { Box } from "../testing.ts";
 
 /** What a request of an example asks, and what the example says comes of it. */
@@ -38,6 +39,8 @@ interface Example {
   /** The words above the bytes. */
   title: string;
   strict: boolean;
+  /** Whether the daemon is part of a cluster. */
+  cluster: boolean;
   /** Whether it comes from another host, which has not proven its address. */
   unproven: boolean;
   /** The requests that the codec can make: all but the malformed ones. */
@@ -53,7 +56,7 @@ const WELL_FORMED = EXAMPLES.filter(({ malformed }) => !malformed);
 const TAGGED = EXAMPLES.filter(({ request, reply }) => (request[6]! & Flag.tagged) !== 0 && reply);
 
 function parseExamples(markdown: string): Example[] {
-  return [...markdown.matchAll(/^```hex(?: (strict|unproven))?\n([^]*?)^```/gm)].map(
+  return [...markdown.matchAll(/^```hex(?: (strict|unproven|cluster))?\n([^]*?)^```/gm)].map(
     ([, mark, text]) => {
       const lines = text!.trimEnd().split("\n");
       const words = lines.filter((line) => !/^[<>]/.test(line));
@@ -65,6 +68,7 @@ function parseExamples(markdown: string): Example[] {
       return {
         title: words.join("; "),
         strict: mark === "strict",
+        cluster: mark === "cluster",
         unproven: mark === "unproven",
         calls: calls.map(parseCall),
         malformed: calls.length < words.length,
@@ -214,7 +218,11 @@ Deno.test("decodeReply() finds what every tagged reply says", () => {
       assertEquals(reply.status, ERRNO[result as ErrnoName] ?? 0, line);
       assertEquals(reply.size, REPLY_HEAD + reply.bodyLength, line);
       const body = bytes.subarray(reply.body, reply.body + reply.bodyLength).toHex();
-      if (result !== undefined) assertEquals(body, resultHex(result), line);
+      // Who is told of another daemon is told its address.
+      const told = result === "EREMOTE"
+        ? "00".repeat(10) + "ffffc0000207" + "0".repeat(12) + "1f91"
+        : "";
+      if (result !== undefined) assertEquals(body, resultHex(result) + told, line);
       at += reply.size;
     }
     if (example.malformed) { // the last request was, whatever came before
@@ -239,9 +247,16 @@ Deno.test("decodeReply() says no when a tagged reply lacks any of its last bytes
 
 Deno.test("serve() answers the examples of docs/protocol.md, in order, as they say", () => {
   const size = 64 * 1024;
-  const daemons = { plain: new Box({ size }), strict: new Box({ size, strict: true }) };
-  for (const { title, strict, unproven, calls, request, reply } of EXAMPLES) {
-    const daemon = daemons[strict ? "strict" : "plain"];
+  const membership = new Membership(1);
+  membership.fence = 3;
+  membership.setOwner(0, "192.0.2.7", 8081);
+  const daemons = {
+    plain: new Box({ size }),
+    strict: new Box({ size, strict: true }),
+    cluster: new Box({ size, membership }),
+  };
+  for (const { title, strict, cluster, unproven, calls, request, reply } of EXAMPLES) {
+    const daemon = daemons[strict ? "strict" : cluster ? "cluster" : "plain"];
     daemon.from(unproven ? "192.0.2.1" : "127.0.0.1", 40000);
     const answer = daemon.ask(request.toHex());
     const matches = answer !== undefined && reply !== undefined &&
