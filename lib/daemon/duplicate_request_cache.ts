@@ -3,21 +3,21 @@
  * most once. It remembers the reply of each tagged request that changed something, by the sender's
  * socket address and the tag, and gives it again to whoever repeats them.
  *
- * A fixed number of entries, each 16 words of 32 bits, a cache line:
+ * A fixed number of entries, each 14 words of 32 bits:
  *
- *     0                           7   8   9      11  12  13  14  15
- *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+
- *     |          source           |tag|wrd| body  |dig|sec|old|new|hsh|
- *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+---+
+ *     0                           7   8   9      11  12  13  14
+ *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+
+ *     |          source           |tag|wrd| body  |dig|sec|new|
+ *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+
  *
  *     wrd   the reply's body length, 8 bits, and its opcode; its status is 0
  *     dig   a digest of the request, by which a tag that is used for another one is known
  *     sec   one more than the second in which it was remembered; 0 in an entry that is free
- *     old   the next older entry of its chain; new: the next newer one of its account. Entries are
- *           numbered from 1 in links, and 0 ends them.
- *     hsh   the hash of source and tag
+ *     new   the next newer one of its account. Entries are numbered from 1 in links, and 0 ends them.
  *
  * A hash table of chains finds entries; its hash is keyed, so that nobody outside can aim for a chain.
+ * What is looked at on the way along a chain is apart, so that it stays in the processor's cache: of each
+ * entry the hash of its source and tag, and the next older entry of its chain.
  *
  * Each source has an *account*, by the same hash. When an entry is needed and none is free, the account
  * that holds the most gives up its oldest, the one that asks if it is among those: of n accounts in use,
@@ -32,7 +32,7 @@ import { type Arrays, int32, standAlone } from "../heap/metadata.ts";
 import { Counter } from "./counters.ts";
 import { FIELD, Flag, REPLY_HEAD, type Request } from "../protocol/wire.ts";
 import { SOURCE_BYTES } from "../system/address.ts";
-import { KeyedHash } from "../system/hash.ts";
+import { type Digest, KeyedHash, newDigest } from "../system/hash.ts";
 
 /** How long a reply is remembered, at the most. A client must give up, or take a new tag, before. */
 export const LIFETIME_SECONDS = 60;
@@ -57,10 +57,12 @@ const WORD = TAG + 1;
 const BODY = WORD + 1;
 const DIGEST = BODY + FIELD / 4;
 const SECOND = DIGEST + 1;
-const OLDER = SECOND + 1;
-const NEWER = OLDER + 1;
-const HASH = NEWER + 1;
-const ENTRY_WORDS = 16;
+const NEWER = SECOND + 1;
+const ENTRY_WORDS = NEWER + 1;
+/** Of the links of an entry. */
+const HASH = 0;
+const OLDER = 1;
+const LINK_WORDS = 2;
 const FLAGS_SHIFT = 8;
 const NOWHERE = -1;
 
@@ -69,7 +71,7 @@ const Figure = {
   /** The most entries that any account holds, and the accounts that hold any. */
   most: 0,
   accounts: 1,
-  /** Entries from here on were never used; those that were and are free are linked by OLDER. */
+  /** Entries from here on were never used; those that were and are free are linked by NEWER. */
   unused: 2,
   free: 3,
   /** The account whose oldest entry is the next to be looked at, whether it is too old. */
@@ -82,10 +84,11 @@ export function cacheShape(entries: number) {
     throw new RangeError(`Cannot remember ${entries} replies: it must be 1 to ${MAX_ENTRIES}`);
   }
   return {
-    /** Of the hash by which all of it is found. */
+    /** Of the hashes: of sources and tags, and of requests. */
     secrets: int32(2),
     figures: int32(Object.keys(Figure).length),
     words: int32(entries * ENTRY_WORDS),
+    links: int32(entries * LINK_WORDS),
     /** The newest entry of each chain. */
     chains: int32(2 ** Math.ceil(Math.log2(entries))),
     /** Of each account: how many entries it holds, its oldest and its newest. */
@@ -105,8 +108,10 @@ export class DuplicateRequestCache {
   readonly #clock: Int32Array;
   readonly #counters: Counters;
   readonly #hash: KeyedHash;
+  readonly #digest: Digest;
   readonly #figures: Int32Array;
   readonly #words: Int32Array;
+  readonly #links: Int32Array;
   readonly #chains: Int32Array;
   readonly #held: Int32Array;
   readonly #oldest: Int32Array;
@@ -114,7 +119,8 @@ export class DuplicateRequestCache {
   readonly #holders: Int32Array;
   readonly #nextHolder: Int32Array;
   readonly #previousHolder: Int32Array;
-  /** The hash of the source that was looked up last: whoever is remembered was looked up before. */
+  /** Of what was looked up last: whoever is remembered was looked up before. With the tag, and without. */
+  #hashed = 0;
   #sourceHash = 0;
 
   /**
@@ -133,8 +139,10 @@ export class DuplicateRequestCache {
     this.#clock = clock;
     this.#counters = counters;
     this.#hash = new KeyedHash(arrays.secrets);
+    this.#digest = newDigest(io, arrays.secrets);
     this.#figures = arrays.figures;
     this.#words = arrays.words;
+    this.#links = arrays.links;
     this.#chains = arrays.chains;
     this.#held = arrays.held;
     this.#oldest = arrays.oldest;
@@ -158,12 +166,9 @@ export class DuplicateRequestCache {
 
   /** Of all bytes of a request but its tag, its flags and its session: what a repeat has in common. */
   digest(at: number, request: Request): number {
-    const end = at + request.size;
-    let from = request.fields;
-    let hash = this.#hash.mix(this.#hash.seed, (end - from) << 8 ^ request.opcode);
-    for (; end - from >= 4; from += 4) hash = this.#hash.mix(hash, this.#io.getInt32(from));
-    for (; from < end; from++) hash = this.#hash.mix(hash, this.#io.getUint8(from));
-    return hash;
+    const { fields, size, opcode } = request;
+    const length = at + size - fields;
+    return this.#digest(fields, length, length << FLAGS_SHIFT | opcode);
   }
 
   /**
@@ -175,7 +180,8 @@ export class DuplicateRequestCache {
   recall(source: number, at: number, digest: number, replyAt: number, room: number): number {
     const tag = this.#io.getInt32(at);
     this.#sourceHash = this.#hashSource(source);
-    const entry = this.#find(source, tag, this.#hash.mix(this.#sourceHash, tag));
+    this.#hashed = this.#hash.mix(this.#sourceHash, tag);
+    const entry = this.#find(source, tag, this.#hashed);
     if (entry === NOWHERE) return UNSEEN;
     const from = entry * ENTRY_WORDS;
     if (this.#words[from + DIGEST] !== digest) return OTHER_REQUEST;
@@ -207,9 +213,8 @@ export class DuplicateRequestCache {
     for (let i = 0; i < SOURCE_WORDS; i++) {
       this.#words[at + i] = this.#io.getInt32(source + 4 * i);
     }
-    const tag = this.#io.getInt32(replyAt);
     const bodyLength = this.#io.getInt32(replyAt + 12);
-    this.#words[at + TAG] = tag;
+    this.#words[at + TAG] = this.#io.getInt32(replyAt);
     this.#words[at + WORD] = bodyLength << FLAGS_SHIFT |
       this.#io.getUint8(replyAt + 7);
     for (let i = 0; i < bodyLength / 4; i++) {
@@ -217,23 +222,24 @@ export class DuplicateRequestCache {
     }
     this.#words[at + DIGEST] = digest;
     this.#words[at + SECOND] = this.#clock[0]! + 1;
-    const hash = this.#hash.mix(this.#sourceHash, tag);
-    this.#words[at + HASH] = hash;
-    const chain = this.#chain(hash);
-    this.#words[at + OLDER] = this.#chains[chain]!;
-    this.#chains[chain] = entry + 1;
     this.#words[at + NEWER] = 0;
+    const links = entry * LINK_WORDS;
+    const chain = this.#chain(this.#hashed);
+    this.#links[links + HASH] = this.#hashed;
+    this.#links[links + OLDER] = this.#chains[chain]!;
+    this.#chains[chain] = entry + 1;
     const newest = this.#newest[account]!;
     if (newest === 0) this.#oldest[account] = entry + 1;
     else this.#words[(newest - 1) * ENTRY_WORDS + NEWER] = entry + 1;
     this.#newest[account] = entry + 1;
-    this.#hold(account, 1);
   }
 
   #find(source: number, tag: number, hash: number): number {
     let entry = this.#chains[this.#chain(hash)]! - 1;
-    while (entry !== NOWHERE && !this.#matches(entry, source, tag)) {
-      entry = this.#words[entry * ENTRY_WORDS + OLDER]! - 1;
+    while (entry !== NOWHERE) {
+      const links = entry * LINK_WORDS;
+      if (this.#links[links + HASH] === hash && this.#matches(entry, source, tag)) break;
+      entry = this.#links[links + OLDER]! - 1;
     }
     return entry !== NOWHERE && this.#isYoung(entry) ? entry : NOWHERE;
   }
@@ -252,21 +258,29 @@ export class DuplicateRequestCache {
     return this.#clock[0]! - second < LIFETIME_SECONDS;
   }
 
-  /** An entry for this account. */
+  /** An entry for this account, which from now on counts as one that it holds. */
   #take(account: number): number {
     const free = this.#figures[Figure.free]!;
-    if (free !== 0) {
-      this.#figures[Figure.free] = this.#words[(free - 1) * ENTRY_WORDS + OLDER]!;
-      return free - 1;
-    }
     const unused = this.#figures[Figure.unused]!;
-    if (unused < this.#entries) {
+    if (free === 0 && unused === this.#entries) return this.#takeOver(account);
+    this.#hold(account, 1);
+    if (free === 0) {
       this.#figures[Figure.unused] = unused + 1;
       return unused;
     }
+    this.#figures[Figure.free] = this.#words[(free - 1) * ENTRY_WORDS + NEWER]!;
+    return free - 1;
+  }
+
+  /** The oldest entry of the account that holds the most. */
+  #takeOver(account: number): number {
     const most = this.#figures[Figure.most]!;
-    const isLongest = this.#held[account] === most;
-    const entry = this.#forgetOldest(isLongest ? account : this.#holders[most]! - 1);
+    const longest = this.#held[account] === most ? account : this.#holders[most]! - 1;
+    const entry = this.#forgetOldest(longest);
+    if (longest !== account) {
+      this.#hold(longest, -1);
+      this.#hold(account, 1);
+    }
     if (this.#isYoung(entry)) this.#counters[Counter.evictions]!++;
     return entry;
   }
@@ -280,29 +294,29 @@ export class DuplicateRequestCache {
       return;
     }
     const entry = this.#forgetOldest(hand);
-    this.#words[entry * ENTRY_WORDS + OLDER] = this.#figures[Figure.free]!;
+    this.#hold(hand, -1);
+    this.#words[entry * ENTRY_WORDS + NEWER] = this.#figures[Figure.free]!;
     this.#figures[Figure.free] = entry + 1;
   }
 
-  /** Takes the oldest entry of an account that has any out of its account and its chain. */
+  /** Takes the oldest entry of an account that has any out of its order and its chain. */
   #forgetOldest(account: number): number {
     const entry = this.#oldest[account]! - 1;
-    const at = entry * ENTRY_WORDS;
-    const newer = this.#words[at + NEWER]!;
+    const newer = this.#words[entry * ENTRY_WORDS + NEWER]!;
     this.#oldest[account] = newer;
     if (newer === 0) this.#newest[account] = 0;
-    this.#hold(account, -1);
-    const older = this.#words[at + OLDER]!;
-    const chain = this.#chain(this.#words[at + HASH]!);
+    const links = entry * LINK_WORDS;
+    const older = this.#links[links + OLDER]!;
+    const chain = this.#chain(this.#links[links + HASH]!);
     let younger = this.#chains[chain]! - 1;
     if (younger === entry) {
       this.#chains[chain] = older;
       return entry;
     }
-    while (this.#words[younger * ENTRY_WORDS + OLDER] !== entry + 1) {
-      younger = this.#words[younger * ENTRY_WORDS + OLDER]! - 1;
+    while (this.#links[younger * LINK_WORDS + OLDER] !== entry + 1) {
+      younger = this.#links[younger * LINK_WORDS + OLDER]! - 1;
     }
-    this.#words[younger * ENTRY_WORDS + OLDER] = older;
+    this.#links[younger * LINK_WORDS + OLDER] = older;
     return entry;
   }
 
@@ -338,8 +352,17 @@ export class DuplicateRequestCache {
   }
 
   #hashSource(source: number): number {
-    let hash = this.#hash.seed;
-    for (let i = 0; i < SOURCE_WORDS; i++) {
+    const hash = this.#hash.mix(this.#hash.seed, this.#io.getInt32(source));
+    return this.#hashRest(source, this.#hash.mix(hash, this.#io.getInt32(source + 4)));
+  }
+
+  /** With what follows the second word, which is nothing but zeros in IPv4. */
+  #hashRest(source: number, hash: number): number {
+    const rest = this.#io.getInt32(source + 8) | this.#io.getInt32(source + 12) |
+      this.#io.getInt32(source + 16) | this.#io.getInt32(source + 20) |
+      this.#io.getInt32(source + 24);
+    if (rest === 0) return hash;
+    for (let i = 2; i < SOURCE_WORDS; i++) {
       hash = this.#hash.mix(hash, this.#io.getInt32(source + 4 * i));
     }
     return hash;

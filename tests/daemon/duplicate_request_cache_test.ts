@@ -263,21 +263,30 @@ class Model {
 
   remember(key: string, account: number, reply: string, now: number): void {
     const oldest = this.#entries.find((entry) => entry.account === this.#hand);
-    if (oldest !== undefined && now - oldest.second >= 60) this.#remove(oldest);
-    else this.#hand = (this.#hand + 1) % this.accounts;
+    if (oldest !== undefined && now - oldest.second >= 60) {
+      this.#remove(oldest);
+      this.#move(oldest.account);
+    } else {
+      this.#hand = (this.#hand + 1) % this.accounts;
+    }
     if (this.#entries.length === this.room) {
       const victim = this.#longest(account);
       const oldest = this.#entries.find((entry) => entry.account === victim)!;
       if (now - oldest.second < 60) this.evictions++;
       this.#remove(oldest);
+      if (victim !== account) this.#move(victim, account);
+    } else {
+      this.#move(account);
     }
     this.#entries.push({ key, account, reply, second: now });
-    this.#moved.set(account, this.#moves++);
   }
 
   #remove(entry: Entry): void {
     this.#entries = this.#entries.filter((other) => other !== entry);
-    this.#moved.set(entry.account, this.#moves++);
+  }
+
+  #move(...accounts: number[]): void {
+    for (const account of accounts) this.#moved.set(account, this.#moves++);
   }
 
   #longest(own: number): number {

@@ -1,6 +1,6 @@
-import { assert } from "@std/assert";
+import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { SOURCE_BYTES, writeSource } from "../../lib/system/address.ts";
-import { KeyedHash } from "../../lib/system/hash.ts";
+import { KeyedHash, newDigest } from "../../lib/system/hash.ts";
 
 const KEYS = 256;
 /** Places of the smallest table; two words of no relation share one in one case of so many. */
@@ -46,4 +46,31 @@ Deno.test("mix() lets no word undo what the one before it changed, whatever the 
       assert(same < MOST, `${first} and ${second}: ${same} of ${KEYS} keys`);
     }
   }
+});
+
+Deno.test("newDigest() tells texts apart by every bit, their length and the seed, not by their place", () => {
+  const memory = new WebAssembly.Memory({ initial: 1 });
+  const bytes = new Uint8Array(memory.buffer);
+  const digest = newDigest(memory);
+  for (let length = 0; length < 100; length++) {
+    const text = Uint8Array.from({ length }, (_, i) => i * 7);
+    bytes.fill(0xff);
+    bytes.set(text, 1);
+    bytes.set(text, 513);
+    const hash = digest(1, length, length);
+    assertEquals(digest(513, length, length), hash);
+    assertNotEquals(digest(1, length, length + 1), hash);
+    assertNotEquals(digest(1, length + 1, length), hash);
+    for (let bit = 0; bit < 8 * length; bit++) {
+      bytes[1 + (bit >>> 3)]! ^= 1 << (bit & 7);
+      assertNotEquals(digest(1, length, length), hash, `bit ${bit} of ${length} bytes`);
+      bytes[1 + (bit >>> 3)]! ^= 1 << (bit & 7);
+    }
+  }
+});
+
+Deno.test("newDigest() has a secret: no two of them agree", () => {
+  const memory = new WebAssembly.Memory({ initial: 1 });
+  const digests = Array.from({ length: 16 }, () => newDigest(memory)(0, 100, 0));
+  assertEquals(new Set(digests).size, digests.length);
 });
