@@ -1,9 +1,10 @@
 /** A daemon for tests of its clients: the real service behind a real socket of the loopback interface. */
 
-import { Counter, REQUESTS } from "../lib/daemon/counters.ts";
+import { Counter, type FamilyName } from "../lib/daemon/counters.ts";
 import { serveDatagram } from "../lib/daemon/engines/datagram.ts";
+import { Gauges } from "../lib/daemon/gauges.ts";
 import { type MethodName, METHODS } from "../lib/protocol/wire.ts";
-import { newOptions } from "./testing.ts";
+import { countOf, newOptions } from "./testing.ts";
 
 export interface DaemonOptions {
   hostname?: string;
@@ -15,7 +16,7 @@ export interface DaemonOptions {
 export interface Daemon extends AsyncDisposable {
   readonly server: string;
   /** What the daemon counts, now. */
-  count(name: keyof typeof Counter): number;
+  count(name: FamilyName): number;
   /** How many requests of a method it has executed. */
   requests(method: MethodName): number;
 }
@@ -25,12 +26,16 @@ export async function startDaemon(
 ): Promise<Daemon> {
   const options = newOptions({ hostname, port, memory, strict, replayCache: 65536 });
   const { counters } = options.state.service;
+  const gauges = new Gauges(options, options.state);
   const engine = await serveDatagram(options);
   const host = hostname.includes(":") ? `[${hostname}]` : hostname;
   return {
     server: `${host}:${engine.address.port}`,
-    count: (name) => counters[Counter[name]]!,
-    requests: (method) => counters[REQUESTS + METHODS[method].opcode]!,
+    count(name) {
+      gauges.refresh();
+      return countOf(counters, name);
+    },
+    requests: (method) => counters[Counter.requests + METHODS[method].opcode]!,
     [Symbol.asyncDispose]: () => engine.close(),
   };
 }

@@ -1,6 +1,8 @@
 /** What tests share: a seeded generator, the service in a box, hex in and hex out, an engine's options. */
 
+import { COUNTERS, type Counters, type FamilyName } from "../lib/daemon/counters.ts";
 import type { EngineOptions } from "../lib/daemon/engine.ts";
+import { Gauges } from "../lib/daemon/gauges.ts";
 import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
 import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
@@ -40,6 +42,12 @@ export class Random {
   bytes(length: number): Uint8Array<ArrayBuffer> {
     return Uint8Array.from({ length }, () => this.word() >>> 24);
   }
+}
+
+/** A figure, or the sum of a family. */
+export function countOf(counters: Counters, family: FamilyName): number {
+  return COUNTERS.filter((figure) => figure.family === family)
+    .reduce((sum, { at }) => sum + counters[at]!, 0);
 }
 
 /** One or more 64-bit fields in hex. */
@@ -87,6 +95,7 @@ export class Box {
   readonly heap: Heap;
   readonly service: Service;
   readonly #bytes = new Uint8Array(this.io.buffer);
+  readonly #gauges: Gauges;
 
   constructor(
     {
@@ -104,6 +113,7 @@ export class Box {
     const { replayCache = 64, quota } = options;
     const { state = newState({ memory: size, replayCache, quota }) } = options;
     this.clock = state.service.clock;
+    this.#gauges = new Gauges({ memory: size, replayCache, quota }, state);
     const range = membership?.range;
     this.heap = new Heap({ memory, size, io, strict, workPerTurn, state, range });
     this.service = new Service(
@@ -116,6 +126,17 @@ export class Box {
   /** Makes all requests from now on come from this sender. */
   from(hostname: string, port: number): void {
     writeSource(new DataView(this.io.buffer, SOURCE, SOURCE_BYTES), 0, hostname, port);
+  }
+
+  /** What it counts and measures, now: all of it. */
+  get counters(): Counters {
+    this.#gauges.refresh();
+    return this.service.counters;
+  }
+
+  /** A figure, or the sum of a family. */
+  count(family: FamilyName): number {
+    return countOf(this.counters, family);
   }
 
   /** Leaves bytes where the next datagram will lie, as an earlier and longer one would. */

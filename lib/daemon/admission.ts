@@ -25,6 +25,12 @@ export function parseCidr(text: string): { network: Int32Array; mask: Int32Array
 /** Ports below this are those of services (IANA's system ports), none of which sends us requests. */
 const FIRST_USER_PORT = 1024;
 
+/** Why a datagram is ignored because of its sender. */
+export const Drop = { ownPort: 0, lowPort: 1, network: 2, session: 3 } as const;
+
+/** Of `drops`: it is not ignored. */
+export const ADMITTED = -1;
+
 /** Who may talk to the daemon. Checking makes no garbage. */
 export class Admission {
   readonly #blocks: { network: Int32Array; mask: Int32Array }[] | undefined;
@@ -43,14 +49,16 @@ export class Admission {
   }
 
   /**
-   * A sender on the daemon's own port number is most likely another mallocd, or a forged datagram that
+   * Why a datagram is to be ignored, as Drop has it, or ADMITTED. A sender on the daemon's own port number is most likely another mallocd, or a forged datagram that
    * wants two of them to answer each other for ever (CVE-2024-2169). One on a port below 1024 is most
    * likely a service, whose address was forged so that it gets what the forger chose.
    */
-  admits(bytes: DataView, source: number): boolean {
+  drops(bytes: DataView, source: number): number {
     const port = bytes.getUint16(source + 2);
-    if (port === this.#ownPort || port < FIRST_USER_PORT && !this.#lowPorts) return false;
-    return this.#blocks === undefined || this.#isListed(this.#blocks, bytes, source);
+    if (port === this.#ownPort) return Drop.ownPort;
+    if (port < FIRST_USER_PORT && !this.#lowPorts) return Drop.lowPort;
+    if (this.#blocks === undefined || this.#isListed(this.#blocks, bytes, source)) return ADMITTED;
+    return Drop.network;
   }
 
   #isListed(

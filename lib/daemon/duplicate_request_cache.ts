@@ -67,7 +67,7 @@ const FLAGS_SHIFT = 8;
 const NOWHERE = -1;
 
 /** Where single numbers are kept. */
-const Figure = {
+export const CacheFigure = {
   /** The most entries that any account holds, and the accounts that hold any. */
   most: 0,
   accounts: 1,
@@ -76,7 +76,10 @@ const Figure = {
   free: 3,
   /** The account whose oldest entry is the next to be looked at, whether it is too old. */
   hand: 4,
+  /** The entries that all accounts hold. */
+  held: 5,
 } as const;
+const Figure = CacheFigure;
 
 /** The arrays of a cache of so many entries, 1 to MAX_ENTRIES. */
 export function cacheShape(entries: number) {
@@ -325,6 +328,7 @@ export class DuplicateRequestCache {
     const before = this.#held[account]!;
     const now = before + change;
     this.#held[account] = now;
+    this.#figures[Figure.held]! += change;
     if (before === 0) this.#figures[Figure.accounts]!++;
     else this.#unlist(account, before);
     if (now === 0) this.#figures[Figure.accounts]!--;

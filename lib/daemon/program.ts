@@ -1,10 +1,11 @@
 /** mallocd as a function: a command line in, an engine over a heap, signals until the end, an exit code out. */
 
 import { ServingTime, TICK_MS } from "./clock.ts";
-import { namedCounts } from "./counters.ts";
+import { Counter, totals } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
 import type { Engine } from "./engine.ts";
 import { startEngine } from "./engines/choice.ts";
+import { Gauges } from "./gauges.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
 import { newState, type StateOptions } from "./state.ts";
@@ -69,8 +70,12 @@ async function main(args: readonly string[]): Promise<number> {
   };
   const state = newState(sizes);
   const { counters, clock } = state.service;
-  const totals = () => Object.fromEntries(namedCounts(counters).filter(([, count]) => count > 0));
-  surviveSignals(() => say({ msg: "totals", ...totals() }));
+  const gauges = new Gauges(sizes, state);
+  const counts = () => {
+    gauges.refresh();
+    return totals(counters);
+  };
+  surviveSignals(() => say({ msg: "totals", ...counts() }));
   const { engine, reason } = await startEngine(values.engine, {
     ...sizes,
     hostname: host,
@@ -95,7 +100,10 @@ async function main(args: readonly string[]): Promise<number> {
   reloadOnHangup(engine, say);
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
   const time = new ServingTime(performance.now());
-  const tick = () => Atomics.store(clock, 0, time.seconds(performance.now()));
+  const tick = () => {
+    Atomics.store(clock, 0, time.seconds(performance.now()));
+    counters[Counter.resident] = Deno.memoryUsage().rss;
+  };
   const ticking = setInterval(tick, TICK_MS);
   say({ msg: "ready", ...described(engine, values.memory, reason) });
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
@@ -112,7 +120,7 @@ async function main(args: readonly string[]): Promise<number> {
   notify("STOPPING=1");
   clearInterval(ticking);
   await Promise.race([engine.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
-  say({ msg: "stopped", signal, ...totals() });
+  say({ msg: "stopped", signal, ...counts() });
   return 0;
 }
 

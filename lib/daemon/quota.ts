@@ -14,9 +14,16 @@ import { Refusal } from "./refusal.ts";
 
 const PLACES = 65536;
 
+/** Where single numbers are kept. */
+export const QuotaFigure = {
+  /** Places that hold anything. */
+  holders: 0,
+} as const;
+
 /** The arrays of the quotas of a heap of so many grains. */
 export function quotaShape(grains: number) {
   return {
+    figures: int32(Object.keys(QuotaFigure).length),
     /** Of the hash that finds places. */
     secrets: int32(2),
     /** Grains that each place holds. */
@@ -31,6 +38,7 @@ export class Quota {
   readonly #io: DataView;
   /** In grains. */
   readonly #limit: number;
+  readonly #figures: Int32Array;
   readonly #held: Int32Array;
   readonly #owner: Uint16Array;
   readonly #hash: KeyedHash;
@@ -40,11 +48,12 @@ export class Quota {
     bytes: number,
     heap: Heap,
     io: WebAssembly.Memory,
-    { secrets, held, owner }: Arrays<ReturnType<typeof quotaShape>>,
+    { figures, secrets, held, owner }: Arrays<ReturnType<typeof quotaShape>>,
   ) {
     this.#heap = heap;
     this.#io = new DataView(io.buffer);
     this.#limit = Math.floor(bytes / GRAIN);
+    this.#figures = figures;
     this.#hash = new KeyedHash(secrets);
     this.#held = held;
     this.#owner = owner;
@@ -62,7 +71,7 @@ export class Quota {
 
   free(span: Span): Refusal {
     const grains = this.#heap.grainsOf(span);
-    if (grains > 0) this.#held[this.#owner[this.#heap.grainOf(span)]!]! -= grains;
+    if (grains > 0) this.#hold(this.#owner[this.#heap.grainOf(span)]!, -grains);
     return this.#heap.free(span);
   }
 
@@ -79,14 +88,22 @@ export class Quota {
     if (more > 0 && held + more > this.#limit) return Refusal.overQuota;
     const refusal = this.#heap.realloc(span);
     if (refusal !== Refusal.none) return refusal;
-    this.#held[owner]! -= grains;
+    this.#hold(owner, -grains);
     if (span.pointer !== NULL) this.#charge(span, place);
     return refusal;
   }
 
   #charge(span: Span, place: number): void {
     this.#owner[this.#heap.grainOf(span)] = place;
-    this.#held[place]! += this.#heap.grainsOf(span);
+    this.#hold(place, this.#heap.grainsOf(span));
+  }
+
+  #hold(place: number, more: number): void {
+    const before = this.#held[place]!;
+    const now = before + more;
+    this.#held[place] = now;
+    if (before === 0) this.#figures[QuotaFigure.holders]!++;
+    if (now === 0) this.#figures[QuotaFigure.holders]!--;
   }
 
   #place(source: number): number {

@@ -3,10 +3,10 @@
  * over any bytes, and makes no garbage. Engines, the simulator and the tests all drive `serve`.
  */
 
-import { Admission } from "./admission.ts";
+import { Admission, ADMITTED } from "./admission.ts";
 import type { Membership } from "./cluster/membership.ts";
-import { Counter, type Counters, REFUSALS, REQUESTS } from "./counters.ts";
-import { GRAIN, type Heap, NULL } from "../heap/heap.ts";
+import { Counter, type Counters } from "./counters.ts";
+import { type Heap, NULL } from "../heap/heap.ts";
 import {
   CLUSTER_REPLY_BODY,
   Decoded,
@@ -58,6 +58,9 @@ export const WORK_PER_TURN = 4 * 1024 ** 2;
 
 /** Replies that one datagram can carry: at the least, each is a head. */
 const MAX_REPLIES = Math.floor(MAX_DATAGRAM / REPLY_HEAD);
+
+/** Where requests are counted by opcode, what they were about, and refusals by number. */
+const { requests: REQUESTS, payload: PAYLOAD, refused: REFUSALS } = Counter;
 
 const MALLOC = METHODS.malloc.opcode;
 const FREE = METHODS.free.opcode;
@@ -170,8 +173,9 @@ export class Service {
    * free; the result is its length, or NO_REPLY. This is the one place where a request is refused.
    */
   serve(at: number, length: number, replyAt: number, source: number): number {
-    if (!this.#admission.admits(this.#io, source)) {
-      this.counters[Counter.dropped]!++;
+    const drop = this.#admission.drops(this.#io, source);
+    if (drop !== ADMITTED) {
+      this.counters[Counter.dropped + drop]!++;
       return NO_REPLY;
     }
     const word = length < FIELD ? Word.unknown : wordAt(this.#io, at);
@@ -252,6 +256,7 @@ export class Service {
 
   /** To be called before each batch of datagrams, which shares one budget of work. */
   beginTurn(): void {
+    this.counters[Counter.turns]!++;
     this.heap.beginTurn();
   }
 
@@ -373,19 +378,22 @@ export class Service {
     switch (request.opcode) {
       case MALLOC:
         return this.#address(request, this.#malloc(request), body);
-      case FREE: {
-        const refusal = this.#quota?.free(request) ?? this.heap.free(request);
-        this.#gauge();
-        return this.#refuse(refusal);
-      }
+      case FREE:
+        return this.#refuse(this.#quota?.free(request) ?? this.heap.free(request));
       case READ: {
         if (request.length > room) return this.#refuse(this.#overLimit);
         const refusal = this.heap.read(request, body);
-        if (refusal === Refusal.none) this.#bodyLength = request.length;
-        return this.#refuse(refusal);
+        if (refusal !== Refusal.none) return this.#refuse(refusal);
+        this.#bodyLength = request.length;
+        this.counters[PAYLOAD + READ]! += request.length;
+        return refusal;
       }
-      case WRITE:
-        return this.#refuse(this.heap.write(request, request.rest));
+      case WRITE: {
+        const refusal = this.heap.write(request, request.rest);
+        if (refusal !== Refusal.none) return this.#refuse(refusal);
+        this.counters[PAYLOAD + WRITE]! += request.length;
+        return refusal;
+      }
       case REALLOC:
         return this.#address(request, this.#realloc(request), body);
       case CAS:
@@ -410,17 +418,9 @@ export class Service {
     if (refusal === Refusal.none) {
       setField(this.#io, body, request.pointer);
       this.#bodyLength = FIELD;
+      this.counters[PAYLOAD + request.opcode]! += request.length;
     }
-    this.#gauge();
     return this.#refuse(refusal);
-  }
-
-  /** Shows the allocator's figures to whoever reads the counters. */
-  #gauge(): void {
-    const { liveBlocks, grainsInUse, highWater } = this.heap.buddy;
-    this.counters[Counter.blocks] = liveBlocks;
-    this.counters[Counter.bytes] = grainsInUse * GRAIN;
-    this.counters[Counter.highWater] = highWater * GRAIN;
   }
 
   /** The body of compare-and-swap and fetch-and-add is the old value, unless they were refused. */

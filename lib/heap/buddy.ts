@@ -57,13 +57,10 @@ function lowestBit(word: number): number {
 const Figure = {
   /** 1 when the first free blocks are there. */
   seeded: 0,
-  /** Grains inside live blocks. */
-  grainsInUse: 1,
-  liveBlocks: 2,
   /** One past the highest grain that was ever part of a live block. */
-  highWater: 3,
+  highWater: 1,
   /** Bit k is set while there is a free block of order k. */
-  available: 4,
+  available: 2,
 } as const;
 
 /** Where the bits of each order lie, which follows from the number of grains alone. */
@@ -121,8 +118,9 @@ export function buddyShape(grains: number) {
   const { maxOrder, freeWords, liveWords } = new Geometry(grains);
   return {
     figures: int32(Object.keys(Figure).length),
-    /** Free blocks of each order. */
+    /** Free and live blocks of each order. */
     freeBlocks: int32(maxOrder + 1),
+    blocksInUse: int32(maxOrder + 1),
     /** Free bits: for each order its levels, each in whole words, lowest level first. */
     free: int32(freeWords),
     /** Live bits: all orders packed without gaps; those of order k start at bit `#liveBase[k]`. */
@@ -131,8 +129,9 @@ export function buddyShape(grains: number) {
 }
 
 export class Buddy {
-  /** Free blocks of each order: a plain counter each, for statistics only. */
+  /** Free blocks of each order, and live ones: a plain counter each, for statistics only. */
   readonly freeBlocks: Int32Array;
+  readonly blocksInUse: Int32Array;
   readonly grains: number;
   readonly maxOrder: number;
   /** Bytes that the bitmaps take when every page of them is touched. */
@@ -173,18 +172,24 @@ export class Buddy {
     this.#top = geometry.top;
     this.#figures = arrays.figures;
     this.freeBlocks = arrays.freeBlocks;
+    this.blocksInUse = arrays.blocksInUse;
     this.#free = arrays.free;
     this.#live = arrays.live;
     this.metadataBytes = this.#free.byteLength + this.#live.byteLength;
     if (this.#figures[Figure.seeded] === 0) this.#seed();
   }
 
+  /** Grains inside live blocks. */
   get grainsInUse(): number {
-    return this.#figures[Figure.grainsInUse]!;
+    let grains = 0;
+    for (let k = 0; k <= this.maxOrder; k++) grains += this.blocksInUse[k]! * 2 ** k;
+    return grains;
   }
 
   get liveBlocks(): number {
-    return this.#figures[Figure.liveBlocks]!;
+    let blocks = 0;
+    for (let k = 0; k <= this.maxOrder; k++) blocks += this.blocksInUse[k]!;
+    return blocks;
   }
 
   get highWater(): number {
@@ -347,8 +352,7 @@ export class Buddy {
   #setLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
     this.#live[bit >>> 5]! |= 1 << (bit & 31);
-    this.#figures[Figure.liveBlocks]!++;
-    this.#figures[Figure.grainsInUse]! += 1 << order;
+    this.blocksInUse[order]!++;
     const end = ((block + 1) << order) - this.#missing;
     if (end > this.#figures[Figure.highWater]!) this.#figures[Figure.highWater] = end;
   }
@@ -356,7 +360,6 @@ export class Buddy {
   #clearLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
     this.#live[bit >>> 5]! &= ~(1 << (bit & 31));
-    this.#figures[Figure.liveBlocks]!--;
-    this.#figures[Figure.grainsInUse]! -= 1 << order;
+    this.blocksInUse[order]!--;
   }
 }

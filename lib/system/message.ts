@@ -203,8 +203,9 @@ const DESTINATIONS = 1024;
  * lost, as datagrams may be.
  */
 export class Outgoing {
-  /** Datagrams that the kernel took, and those that it did not. */
+  /** Datagrams that the kernel took and their bytes, and those that it did not. */
   sent = 0;
+  sentBytes = 0;
   lost = 0;
   readonly #libc: Libc;
   readonly #arena: Arena;
@@ -288,7 +289,10 @@ export class Outgoing {
       while (end < this.#messages && this.#sockets[end] === socket) end++;
       const taken = this.#send(message, end - message);
       if (taken > 0) {
-        for (let i = 0; i < taken; i++) this.sent += this.#counts[message++]!;
+        for (const next = message + taken; message < next; message++) {
+          this.sent += this.#counts[message]!;
+          this.sentBytes += this.#bytesOf(message);
+        }
       } else if (taken === -Errno.EAGAIN) { // its buffer is full: for the others, too
         while (message < end) this.lost += this.#counts[message++]!;
       } else {
@@ -398,7 +402,9 @@ export class Outgoing {
     for (let at = 0; at < bytes; at += segment) {
       this.#arena.setPointer(iovec + IOVEC.base, start + at);
       view.setInt32(iovec + IOVEC.length, Math.min(segment, bytes - at), true);
-      if (this.#send(message, 1) > 0) taken++;
+      if (this.#send(message, 1) <= 0) continue;
+      taken++;
+      this.sentBytes += Math.min(segment, bytes - at);
     }
     this.sent += taken;
     this.lost += count - taken;
@@ -407,6 +413,11 @@ export class Outgoing {
     const limit = errno === Errno.EIO ? 0 : segment - 1;
     this.#limits[destination] = Math.min(limit, this.#limitOf(peer));
     this.#limitEnds[destination] = this.#clock[0]! + LIMIT_SECONDS;
+  }
+
+  #bytesOf(message: number): number {
+    const iovec = this.#layout.iovecs + message * IOVEC.size;
+    return this.#view.getInt32(iovec + IOVEC.length, true);
   }
 
   #limitOf(peer: number): number {

@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
-import { Counter, REQUESTS } from "../../lib/daemon/counters.ts";
+import { Counter } from "../../lib/daemon/counters.ts";
 import { GRAIN } from "../../lib/heap/heap.ts";
 import { NoReplyError, Remote, StaleEpochError } from "../../lib/client/remote.ts";
 import { DEFAULT_ENTRIES } from "../../lib/daemon/duplicate_request_cache.ts";
@@ -69,7 +69,7 @@ class Ledger {
 
   /** Compares with the daemon, when no datagram is on its way any more. */
   check(daemon: Box): void {
-    const blocks = daemon.service.counters[Counter.blocks]!;
+    const blocks = daemon.count("blocks");
     if (blocks !== this.mallocs - this.frees) {
       this.violate("blocks", `${blocks} in use after ${this.mallocs} - ${this.frees}`);
     }
@@ -283,7 +283,7 @@ Deno.test("Remote has at most once done what it did not hear of", async () => {
   const value = parseInt(daemon.ask(fields(READ, counter, WORD))!, 16);
   assert(done > 100 && unknown > 100, `${done} done, ${unknown} unknown, seed ${seed}`);
   assert(value > done && value < done + unknown, `${value}, ${done}, ${unknown}, seed ${seed}`);
-  assertEquals(value, daemon.service.counters[REQUESTS + ADD], `seed ${seed}`);
+  assertEquals(value, daemon.service.counters[Counter.requests + ADD], `seed ${seed}`);
   await simulation.run(remote.close());
 });
 
@@ -329,7 +329,7 @@ Deno.test("Remote never touches a stranger's block with a pointer of the daemon'
     await simulation.run(Promise.all(spoiling));
     await simulation.drain();
     assert(outcomes.done > 50 && outcomes.stale > 50, `${Object.values(outcomes)}, seed ${seed}`);
-    assertEquals(daemon.service.counters[Counter.blocks], 200, `seed ${seed}`);
+    assertEquals(daemon.count("blocks"), 200, `seed ${seed}`);
     for (const block of blocks) {
       assertEquals(daemon.ask(fields(READ, block, 16)), contents.toHex(), `seed ${seed}`);
     }
@@ -394,6 +394,9 @@ Deno.test("Remote takes no late classic reply for the answer to a later call", a
     `${Object.values(outcomes)}, seed ${seed}`,
   );
   // No malloc was sent twice.
-  assert(daemon.service.counters[REQUESTS + MALLOC]! <= 100 + outcomes.mallocs, `seed ${seed}`);
+  assert(
+    daemon.service.counters[Counter.requests + MALLOC]! <= 100 + outcomes.mallocs,
+    `seed ${seed}`,
+  );
   await simulation.run(remote.close());
 });

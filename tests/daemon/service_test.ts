@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
-import { Counter, namedCounts } from "../../lib/daemon/counters.ts";
+import { COUNTERS, namedCounts } from "../../lib/daemon/counters.ts";
 import { GRAIN, HEAP_BASE, MAX_HEAP, MIN_HEAP } from "../../lib/heap/heap.ts";
-import { MAX_DATAGRAM, MAX_TAGGED_READ, METHODS } from "../../lib/protocol/wire.ts";
+import { MAX_DATAGRAM, MAX_TAGGED_READ } from "../../lib/protocol/wire.ts";
 import { ERRNO } from "../../lib/protocol/errno.ts";
 import { Box, fields, head, Random, word } from "../testing.ts";
 
@@ -17,9 +17,12 @@ const ALL_ONES = 2n ** 64n - 1n;
 /** The allocator's gauges, and every other count that is not 0, but for those of requests. */
 function counts(box: Box): Record<string, number> {
   const gauges = ["blocks", "bytes", "highWater"];
+  const counted = COUNTERS.filter(({ name, kind }) => kind === "counter" || gauges.includes(name))
+    .filter(({ family }) => !["requests", "payload", "turns"].includes(family));
+  const { counters } = box;
   return Object.fromEntries(
-    namedCounts(box.service.counters)
-      .filter(([name, n]) => gauges.includes(name) || n !== 0 && !(name in METHODS)),
+    counted.map(({ name, at }) => [name, counters[at]!] as const)
+      .filter(([name, count]) => gauges.includes(name) || count !== 0),
   );
 }
 
@@ -325,7 +328,7 @@ for (const [name, request] of Object.entries(WHOLE)) {
         ? NO_REPLY
         : request.slice(0, 10) + "1681" + request.slice(14, 16) + fields(0); // EINVAL
       assertEquals(reply, expected, `${length} bytes`);
-      assertEquals(box.service.counters[Counter.blocks], 1);
+      assertEquals(box.count("blocks"), 1);
       assertEquals(box.heap.buddy.orderAt(0), 1);
       assertEquals(box.ask(fields(READ, BASE, 32)), "00".repeat(32));
       assertEquals(counts(box)["refused.truncated"], 1);
@@ -375,10 +378,10 @@ Deno.test("serve() answers a repeat from the cache, and EINVAL to another reques
     "another last byte",
   );
   assertEquals(box.ask(fields(READ, BASE, 5)), "0102030405");
-  assertEquals(box.service.counters[Counter.blocks], 1);
+  assertEquals(box.count("blocks"), 1);
   assertEquals(counts(box)["refused.tagReused"], 3);
-  assertEquals(box.service.counters[Counter.replays], 1);
-  assertEquals(namedCounts(box.service.counters).find(([name]) => name === "malloc")?.[1], 1);
+  assertEquals(box.count("replays"), 1);
+  assertEquals(namedCounts(box.counters).find(([name]) => name === "requests.malloc")?.[1], 1);
 });
 
 Deno.test("serve() knows another request with a tag, however its bytes were chosen", () => {
@@ -432,7 +435,7 @@ Deno.test("serve() carries out every tagged method but read and hello once", () 
   assertEquals(box.ask(once.join("")), first.join(""), "in one datagram, too");
   assertEquals(box.ask(fields(READ, BASE, 60000)), state);
   assertEquals([box.heap.buddy.liveBlocks, box.heap.buddy.grainsInUse], [liveBlocks, grainsInUse]);
-  assertEquals(box.service.counters[Counter.replays], 12);
+  assertEquals(box.count("replays"), 12);
 });
 
 Deno.test("serve() neither remembers reads and hellos nor asks for them", () => {
@@ -442,7 +445,7 @@ Deno.test("serve() neither remembers reads and hellos nor asks for them", () => 
   box.ask(word(7, WRITE) + fields(BASE, 1) + "ff");
   assertEquals(box.ask(read), head(7, READ, 0, 1) + "ff");
   assertEquals(box.ask(word(7, HELLO))?.slice(0, 32), head(7, HELLO, 0, 40));
-  assertEquals(box.service.counters[Counter.replays], 0);
+  assertEquals(box.count("replays"), 0);
 });
 
 Deno.test("serve() takes the same tag of another sender, or after a minute, for a new request", () => {
@@ -553,7 +556,7 @@ Deno.test("serve() carries out requests with short replies behind too many hello
 
 Deno.test("serve() itself drops and counts what comes from a sender that is not admitted", () => {
   const box = new Box({ allow: ["192.0.2.0/24"], port: 8081 });
-  const drops = () => box.service.counters[Counter.dropped];
+  const drops = () => box.count("dropped");
   assertEquals([box.ask(fields(MALLOC, 16)), drops()], [NO_REPLY, 1]);
   box.from("192.0.2.1", 8081);
   assertEquals([box.ask(word(1, MALLOC) + fields(16)), drops()], [NO_REPLY, 2]);
@@ -620,8 +623,8 @@ for (const strict of [false, true]) {
       const moved = Math.abs(box.heap.buddy.liveBlocks - before);
       if (moved > 0) assert(moved <= movesAllowed(request, reply, moves), context);
       const { liveBlocks, grainsInUse } = box.heap.buddy;
-      assertEquals(box.service.counters[Counter.blocks], liveBlocks, context);
-      assertEquals(box.service.counters[Counter.bytes], grainsInUse * GRAIN, context);
+      assertEquals(box.count("blocks"), liveBlocks, context);
+      assertEquals(box.count("bytes"), grainsInUse * GRAIN, context);
     }
     assert(counts(box)["refused.unknownMethod"]! > 1000);
     assert(counts(box)["refused.outsideHeap"]! > 1000);
@@ -629,7 +632,7 @@ for (const strict of [false, true]) {
     for (let grain = 0; grain < MIN_HEAP / GRAIN; grain++) {
       box.ask(fields(FREE, BASE + grain * GRAIN));
     }
-    assertEquals(box.service.counters[Counter.blocks], 0);
+    assertEquals(box.count("blocks"), 0);
     assertEquals(box.ask(fields(MALLOC, MIN_HEAP)), fields(BASE), "it all comes back");
     assertEquals(box.ask(fields(READ, BASE, MIN_HEAP)), "00".repeat(MIN_HEAP), "as zeroes");
   });
@@ -674,7 +677,7 @@ Deno.test("serve() takes every method word for what it is", () => {
         const context = `tag ${tag}, status ${status}, flags ${flags}, opcode ${opcode}`;
         assertEquals(reply !== undefined, answered, context);
         if (tagged) assertEquals(reply![6], flags | 0x80, context);
-        assertEquals(box.service.counters[Counter.blocks], 1, context);
+        assertEquals(box.count("blocks"), 1, context);
       }
     }
   }

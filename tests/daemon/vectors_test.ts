@@ -1,13 +1,7 @@
 /** docs/vectors.json against the service in memory, and against a daemon of this process over a socket. */
 
 import { assert, assertEquals } from "@std/assert";
-import {
-  Counter,
-  type Counters,
-  COUNTERS_LENGTH,
-  REFUSALS,
-  REQUESTS,
-} from "../../lib/daemon/counters.ts";
+import { Counter, type Counters, COUNTERS_LENGTH } from "../../lib/daemon/counters.ts";
 import type { Engine } from "../../lib/daemon/engine.ts";
 import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
 import { Unavailable } from "../../lib/system/libc.ts";
@@ -67,12 +61,12 @@ Deno.test("docs/vectors.json shows every method, refusal and repeat, and frees a
     counters.forEach((count, i) => total[i]! += count);
   }
   for (const [name, { opcode }] of Object.entries(METHODS)) {
-    assert(total[REQUESTS + opcode]! > 0, `no vector has a ${name}`);
+    assert(total[Counter.requests + opcode]! > 0, `no vector has a ${name}`);
   }
   for (const [name, refusal] of Object.entries(Refusal)) {
     // Who tries the vectors is on loopback, asks for little, and of a daemon that is alone.
     const exempt = ["none", "unproven", "overBudget", "overQuota", "otherRange"].includes(name);
-    assert(total[REFUSALS + refusal]! > 0 || exempt, `no vector is refused: ${name}`);
+    assert(total[Counter.refused + refusal]! > 0 || exempt, `no vector is refused: ${name}`);
   }
   assert(total[Counter.replays]! > 0, "no vector has a repeat");
 });

@@ -108,12 +108,16 @@ for (const engine of engines) {
       msg: "stopped",
       signal: "SIGTERM",
       received: "2",
+      receivedBytes: "56",
       sent: "2",
+      sentBytes: "96",
+      turns: "2",
+      "requests.malloc": "1",
+      "requests.hello": "1",
+      "payload.malloc": "5",
       blocks: "1",
       bytes: "16",
       highWater: "16",
-      malloc: "1",
-      hello: "1",
     });
   });
 
@@ -139,7 +143,7 @@ for (const engine of engines) {
     await using near = await Mallocd.start([...host, "127.0.0.0/8,::1"]);
     const env = { MALLOCD_SERVER: `127.0.0.1:${near.port}` };
     assertEquals(await near.client("malloc 5", { env }), done(`${FIRST}\n`));
-    assertEquals((await near.stop()).totals["dropped"], undefined);
+    assertEquals((await near.stop()).totals["dropped.network"], undefined);
 
     await using far = await Mallocd.start([...host, "10.0.0.0/8"]);
     {
@@ -148,9 +152,9 @@ for (const engine of engines) {
     }
     const { code } = await far.client(`--timeout 200ms --server 127.0.0.1:${far.port} malloc 5`);
     assertEquals(code, 1);
-    const { received, dropped, sent, malloc } = (await far.stop()).totals;
+    const { received, "dropped.network": dropped, sent } = (await far.stop()).totals;
     assert(Number(dropped) > 10);
-    assertEquals([received, sent, malloc], [dropped, undefined, undefined]);
+    assertEquals([received, sent], [dropped, undefined]);
   });
 
   Deno.test({
@@ -162,8 +166,8 @@ for (const engine of engines) {
       using peer = new Peer(daemon);
       await twin.send(fields(0, 5));
       assertEquals(await peer.ask(fields(0, 5)), fields(FIRST));
-      const { received, dropped, sent, malloc } = (await daemon.stop()).totals;
-      assertEquals([received, dropped, sent, malloc], ["2", "1", "1", "1"]);
+      const { received, "dropped.ownPort": dropped, sent } = (await daemon.stop()).totals;
+      assertEquals([received, dropped, sent], ["2", "1", "1"]);
     },
   });
 
@@ -220,7 +224,9 @@ for (const engine of engines) {
       await peer.ask(fields(2, 0, 0)); // the last free has been served when this is answered
     }
     const { totals } = await daemon.stop();
-    const { malloc, free, read, write, blocks } = totals;
+    const [malloc, free, read, write] = ["malloc", "free", "read", "write"]
+      .map((method) => totals[`requests.${method}`]);
+    const { blocks } = totals;
     assertEquals([malloc, free, write].map(Number), [ROUNDS, ROUNDS, ROUNDS]);
     assertEquals([Number(read), blocks], [ROUNDS + 1, undefined]);
   });
@@ -358,7 +364,7 @@ Deno.test("mallocd --replay-cache N answers the last N requests again", async ()
   assertEquals(await malloc(1), reply(1, 0));
   assertEquals(await malloc(3), reply(3, 2));
   assertEquals(await malloc(1), reply(1, 3)); // forgotten
-  const { malloc: mallocs, replays, evictions } = (await daemon.stop()).totals;
+  const { "requests.malloc": mallocs, replays, evictions } = (await daemon.stop()).totals;
   assertEquals([mallocs, replays, evictions], ["4", "2", "2"]);
 });
 

@@ -89,7 +89,8 @@ Deno.test("the npm package is whole: Node talks to a daemon with it, TypeScript 
       const absence = `true nobody listens on ${absent}: is mallocd running there?`;
       assertEquals(outcome, done([...lines, absence, absence, "7", ""].join("\n")));
       await daemon.settle();
-      const { malloc, free, blocks } = (await daemon.stop()).totals;
+      const { "requests.malloc": malloc, "requests.free": free, blocks } =
+        (await daemon.stop()).totals;
       assertEquals([malloc, free, blocks], ["2002", "2002", undefined]);
     });
 

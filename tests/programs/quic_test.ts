@@ -122,7 +122,7 @@ quicTest("mallocd --engine quic serves mallocd-client --server quic://", async (
   );
   await remote.close();
   const { code, totals } = await daemon.stop();
-  assertEquals([code, totals["malloc"], totals["free"]], [0, "1", "2"]);
+  assertEquals([code, totals["requests.malloc"], totals["requests.free"]], [0, "1", "2"]);
   assertEquals([totals["receiveErrors"], totals["sendErrors"]], [undefined, undefined]);
 });
 
@@ -377,7 +377,11 @@ quicTest(
     await remote.close();
     await another.close();
     const { totals } = await daemon.stop();
-    assertEquals([totals["malloc"], totals["free"], totals["blocks"]], ["102", "102", undefined]);
+    assertEquals([totals["requests.malloc"], totals["requests.free"], totals["blocks"]], [
+      "102",
+      "102",
+      undefined,
+    ]);
   },
 );
 

@@ -1,5 +1,6 @@
 /** The engines by name. */
 
+import { placeOf } from "../counters.ts";
 import type { Engine, EngineOptions } from "../engine.ts";
 import { serveDatagram } from "./datagram.ts";
 import { serveQuic } from "./quic.ts";
@@ -20,6 +21,12 @@ export interface Choice {
  * else `datagram`. Rejects with Unavailable only if `syscall` was asked for by name.
  */
 export async function startEngine(name: EngineName, options: EngineOptions): Promise<Choice> {
+  const choice = await choose(name, options);
+  options.state.service.counters[placeOf("engine", choice.engine.name)] = 1;
+  return choice;
+}
+
+async function choose(name: EngineName, options: EngineOptions): Promise<Choice> {
   if (name === "datagram") return { engine: await serveDatagram(options) };
   if (name === "quic") return { engine: await serveQuic(options) };
   try {

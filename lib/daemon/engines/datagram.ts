@@ -61,6 +61,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
       }
       if (closing) break; // it came too late to be answered
       counters[Counter.received]!++;
+      counters[Counter.receivedBytes]! += length;
       if (sender.hostname === lastHostname) view.setUint16(SOURCE + 2, sender.port);
       else writeSource(view, SOURCE, lastHostname = sender.hostname, sender.port);
       service.beginTurn();
@@ -70,6 +71,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
         sending = socket.send(replies.subarray(0, replyLength), sender);
         await sending;
         counters[Counter.sent]!++;
+        counters[Counter.sentBytes]! += replyLength;
       } catch { // the sender is gone or out of reach, or its port is 0: its loss, not ours
         counters[Counter.sendErrors]!++;
       }

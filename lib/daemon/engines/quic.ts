@@ -5,6 +5,7 @@
  * datagram is an array and two promises.
  */
 
+import { Drop } from "../admission.ts";
 import { Counter } from "../counters.ts";
 import { type Engine, type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
@@ -87,7 +88,7 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
         return; // it was stopped
       }
       if (unproven >= MAX_UNPROVEN) {
-        counters[Counter.dropped]!++;
+        counters[Counter.dropped + Drop.session]!++;
         incoming.refuse();
         continue;
       }
@@ -119,7 +120,7 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
     streams: ReadableStreamDefaultReader<Deno.QuicBidirectionalStream>,
   ): Promise<Uint8Array | undefined> {
     const refuse = (closeCode: number, reason: string) => {
-      counters[Counter.dropped]!++;
+      counters[Counter.dropped + Drop.session]!++;
       connection.close({ closeCode, reason });
       return undefined;
     };
@@ -172,11 +173,17 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
   /** The reply is a copy: sends of several connections are under way at a time. */
   function answer(request: Uint8Array, source: Uint8Array): Uint8Array | undefined {
     counters[Counter.received]!++;
+    counters[Counter.receivedBytes]! += request.length;
     bytes.set(request, REQUEST);
     bytes.set(source, SOURCE);
     service.beginTurn();
     const length = service.serve(REQUEST, request.length, REPLY, SOURCE);
     return length === NO_REPLY ? undefined : bytes.slice(REPLY, REPLY + length);
+  }
+
+  function countSent(reply: Uint8Array): void {
+    counters[Counter.sent]!++;
+    counters[Counter.sentBytes]! += reply.length;
   }
 
   async function serveDatagrams(connection: Deno.QuicConn, source: Uint8Array): Promise<void> {
@@ -185,7 +192,7 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
       if (reply === undefined) continue;
       try {
         await connection.sendDatagram(reply);
-        counters[Counter.sent]!++;
+        countSent(reply);
       } catch { // too long for the path: the client should have taken a stream
         counters[Counter.sendErrors]!++;
       }
@@ -200,7 +207,7 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
     }
     const reply = answer(request, source);
     await writeAll(stream, reply ?? new Uint8Array(0));
-    if (reply !== undefined) counters[Counter.sent]!++;
+    if (reply !== undefined) countSent(reply);
   }
 
   return {

@@ -149,6 +149,7 @@ class Loop {
       for (let i = 0; i < messages; i++) this.#serve(i);
       this.#outgoing.flush();
       this.#counters[Counter.sent] = this.#outgoing.sent;
+      this.#counters[Counter.sentBytes] = this.#outgoing.sentBytes;
       this.#counters[Counter.sendErrors] = this.#outgoing.lost;
     }
   }
@@ -180,6 +181,7 @@ class Loop {
     const segment = this.#incoming.segmentOf(i);
     this.#counters[Counter.kernelDrops]! += (this.#incoming.overflow - this.#drops) >>> 0;
     this.#drops = this.#incoming.overflow;
+    this.#counters[Counter.receivedBytes]! += bytes;
     let at = 0;
     do { // once for an empty one
       this.#counters[Counter.received]!++;

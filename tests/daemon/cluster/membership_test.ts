@@ -4,7 +4,7 @@ import { assertEquals } from "@std/assert";
 import { ERRNO } from "../../../lib/protocol/errno.ts";
 import { HEAP_BASE, MIN_HEAP, RANGE_BYTES } from "../../../lib/heap/heap.ts";
 import { Membership } from "../../../lib/daemon/cluster/membership.ts";
-import { REFUSALS } from "../../../lib/daemon/counters.ts";
+import { Counter } from "../../../lib/daemon/counters.ts";
 import { Refusal } from "../../../lib/daemon/refusal.ts";
 import { Box, type BoxOptions, fields, head, word } from "../../testing.ts";
 
@@ -51,8 +51,8 @@ Deno.test("a request with a pointer of another range is told its owner, and noth
       [ADD, fields(1)],
     ] as const
   ) assertEquals(box.ask(word(7, opcode) + fields(there) + rest), told(opcode), `opcode ${opcode}`);
-  assertEquals(box.service.counters[REFUSALS + Refusal.otherRange], 6);
-  assertEquals(box.service.counters[REFUSALS + Refusal.outsideHeap], 0);
+  assertEquals(box.service.counters[Counter.refused + Refusal.otherRange], 6);
+  assertEquals(box.service.counters[Counter.refused + Refusal.outsideHeap], 0);
   // The tag is as good as new.
   assertEquals(box.ask(word(7, MALLOC) + fields(8)), head(7, MALLOC, 0, 8) + fields(BASE));
 });
