@@ -140,6 +140,7 @@ static void unlink_op(struct mallocd *client, struct mallocd_op *op) {
   *(op->previous != NULL ? &op->previous->next : &list->first) = op->next;
   *(op->next != NULL ? &op->next->previous : &list->last) = op->previous;
   if (op->place == FLYING) client->on_way -= op->cost;
+  if (client->lists[FLYING].first == NULL) client->next_due = NEVER;
   op->place = NOWHERE;
 }
 
@@ -335,16 +336,20 @@ static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t 
 
 /* --- Threads ----------------------------------------------------------------------------------------- */
 
-/* Receives what is there, after waiting for it until `until` at most. The number of datagrams. */
-static int receive(struct mallocd *client, int64_t until) {
-  int count = recvmmsg(client->fd, client->messages, BATCH, MSG_DONTWAIT, NULL);
-  if (count > 0 || errno != EAGAIN) return count;
-  int64_t wait = until - now_ns();
-  if (wait <= 0) return 0;
-  struct pollfd poll = {.fd = client->fd, .events = POLLIN};
-  struct timespec time = {wait / 1000000000, wait % 1000000000};
-  if (ppoll(&poll, 1, &time, NULL) <= 0) return 0;
-  return recvmmsg(client->fd, client->messages, BATCH, MSG_DONTWAIT, NULL);
+/*
+ * Receives what is there, after waiting for it until `until` at most. The number of datagrams. The socket itself
+ * waits for FIRST_WAIT, and so in one system call; poll does if it is to be shorter.
+ */
+static int receive(struct mallocd *client, int64_t now, int64_t until) {
+  if (until - now < FIRST_WAIT) {
+    int count = recvmmsg(client->fd, client->messages, BATCH, MSG_DONTWAIT, NULL);
+    if (count > 0 || errno != EAGAIN) return count;
+    int64_t wait = until > now ? until - now : 0;
+    struct pollfd poll = {.fd = client->fd, .events = POLLIN};
+    struct timespec time = {wait / 1000000000, wait % 1000000000};
+    if (ppoll(&poll, 1, &time, NULL) <= 0) return 0;
+  }
+  return recvmmsg(client->fd, client->messages, BATCH, MSG_WAITFORONE, NULL);
 }
 
 /* With the lock: receives for all, or waits for who does; until something came, or until `until`. */
@@ -360,7 +365,7 @@ static void turn(struct mallocd *client, int64_t until) {
   int64_t due = now + FIRST_WAIT < client->next_due ? now + FIRST_WAIT : client->next_due;
   client->receiving = true;
   pthread_mutex_unlock(&client->lock);
-  int count = receive(client, due < until ? due : until), error = errno;
+  int count = receive(client, now, due < until ? due : until), error = errno;
   pthread_mutex_lock(&client->lock);
   client->receiving = false;
   if (count < 0 && error == ECONNREFUSED) client->refusal = -ECONNREFUSED;
@@ -606,6 +611,8 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
       getrandom(&client->random, sizeof client->random, 0) != sizeof client->random) {
     error = -errno;
   } else {
+    struct timeval patience = {.tv_usec = FIRST_WAIT / 1000};
+    setsockopt(client->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     client->random |= 1;
     client->next_tag = client->random >> 32;
     fit_window(client);

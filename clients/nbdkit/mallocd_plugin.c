@@ -40,8 +40,9 @@ enum { MAGIC_AT = 0, SIZE_AT = 8, LEASE_AT = 16 };
 /* Chunks that one step of a request is about: their pieces are in flight together. */
 enum { STEP = 256, OPS = STEP * (CHUNK / PIECE) + 1 };
 enum { PATIENCE = MALLOCD_MAX_TIMEOUT, LEASE_SECONDS = 5 };
-/* All windows together fit into the daemon's receive buffer (4 MiB): what it has no room for is lost. */
-enum { WORKERS = 8, WINDOW = 256 << 10 };
+/* As many as nbdkit has threads. All windows together fit into the daemon's receive buffer (4 MiB): what it has no
+   room for is lost. */
+enum { WORKERS = 16, WINDOW = 128 << 10 };
 static const uint64_t MAGIC = UINT64_C(0x6d616c6c6f636401); /* "mallocd", 1 */
 static const uint64_t LARGEST_DISK = UINT64_C(1) << 40;
 
@@ -66,7 +67,7 @@ static bool lost; /* the lease */
 static bool stopping;
 static bool beating;
 static pthread_t heart;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of users, idle, workers and stopping */
+static pthread_mutex_t lock = PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP; /* of users, idle, workers and stopping */
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER; /* chunks */
 static pthread_cond_t given = PTHREAD_COND_INITIALIZER;    /* a worker */
 static pthread_cond_t stopped = PTHREAD_COND_INITIALIZER;
