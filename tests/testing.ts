@@ -7,6 +7,7 @@ import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
 import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
 import type { Membership } from "../lib/daemon/cluster/membership.ts";
+import type { Undo } from "../lib/heap/undo.ts";
 import { newState } from "../lib/daemon/state.ts";
 import { SOURCE_BYTES, writeSource } from "../lib/system/address.ts";
 
@@ -86,6 +87,8 @@ export interface BoxOptions extends Partial<ServiceOptions> {
   membership?: Membership | undefined;
   /** Where the bytes of clients lie. */
   memory?: WebAssembly.Memory;
+  /** What can be undone there. */
+  undo?: Undo;
 }
 
 /** A service with a heap of its own; requests and replies are hex. */
@@ -106,6 +109,7 @@ export class Box {
       validated,
       membership,
       memory = newHeapMemory(size),
+      undo,
       ...options
     }: BoxOptions = {},
   ) {
@@ -115,10 +119,10 @@ export class Box {
     this.clock = state.service.clock;
     this.#gauges = new Gauges({ memory: size, replayCache, quota }, state);
     const range = membership?.range;
-    this.heap = new Heap({ memory, size, io, strict, workPerTurn, state, range });
+    this.heap = new Heap({ memory, size, io, strict, workPerTurn, state, range, undo });
     this.service = new Service(
       { ...options, replayCache, state },
-      { heap: this.heap, io, port, validated, membership },
+      { heap: this.heap, io, port, validated, membership, undo },
     );
     this.from("127.0.0.1", 40000);
   }

@@ -29,6 +29,7 @@
 
 import type { Counters } from "./counters.ts";
 import { type Arrays, int32, standAlone } from "../heap/metadata.ts";
+import type { Undo } from "../heap/undo.ts";
 import { Counter } from "./counters.ts";
 import { FIELD, Flag, REPLY_HEAD, type Request } from "../protocol/wire.ts";
 import { SOURCE_BYTES } from "../system/address.ts";
@@ -112,6 +113,7 @@ export class DuplicateRequestCache {
   readonly #counters: Counters;
   readonly #hash: KeyedHash;
   readonly #digest: Digest;
+  readonly #undo: Undo | undefined;
   readonly #figures: Int32Array;
   readonly #words: Int32Array;
   readonly #links: Int32Array;
@@ -136,7 +138,9 @@ export class DuplicateRequestCache {
     clock: Int32Array,
     counters: Counters,
     arrays: Arrays<ReturnType<typeof cacheShape>> = standAlone(cacheShape(entries)),
+    undo?: Undo,
   ) {
+    this.#undo = undo;
     this.#entries = entries;
     this.#io = new DataView(io.buffer);
     this.#clock = clock;
@@ -214,27 +218,31 @@ export class DuplicateRequestCache {
     const entry = this.#take(account);
     const at = entry * ENTRY_WORDS;
     for (let i = 0; i < SOURCE_WORDS; i++) {
-      this.#words[at + i] = this.#io.getInt32(source + 4 * i);
+      this.#set(this.#words, at + i, this.#io.getInt32(source + 4 * i));
     }
     const bodyLength = this.#io.getInt32(replyAt + 12);
-    this.#words[at + TAG] = this.#io.getInt32(replyAt);
-    this.#words[at + WORD] = bodyLength << FLAGS_SHIFT |
-      this.#io.getUint8(replyAt + 7);
+    this.#set(this.#words, at + TAG, this.#io.getInt32(replyAt));
+    this.#set(
+      this.#words,
+      at + WORD,
+      bodyLength << FLAGS_SHIFT |
+        this.#io.getUint8(replyAt + 7),
+    );
     for (let i = 0; i < bodyLength / 4; i++) {
-      this.#words[at + BODY + i] = this.#io.getInt32(replyAt + REPLY_HEAD + 4 * i);
+      this.#set(this.#words, at + BODY + i, this.#io.getInt32(replyAt + REPLY_HEAD + 4 * i));
     }
-    this.#words[at + DIGEST] = digest;
-    this.#words[at + SECOND] = this.#clock[0]! + 1;
-    this.#words[at + NEWER] = 0;
+    this.#set(this.#words, at + DIGEST, digest);
+    this.#set(this.#words, at + SECOND, this.#clock[0]! + 1);
+    this.#set(this.#words, at + NEWER, 0);
     const links = entry * LINK_WORDS;
     const chain = this.#chain(this.#hashed);
-    this.#links[links + HASH] = this.#hashed;
-    this.#links[links + OLDER] = this.#chains[chain]!;
-    this.#chains[chain] = entry + 1;
+    this.#set(this.#links, links + HASH, this.#hashed);
+    this.#set(this.#links, links + OLDER, this.#chains[chain]!);
+    this.#set(this.#chains, chain, entry + 1);
     const newest = this.#newest[account]!;
-    if (newest === 0) this.#oldest[account] = entry + 1;
-    else this.#words[(newest - 1) * ENTRY_WORDS + NEWER] = entry + 1;
-    this.#newest[account] = entry + 1;
+    if (newest === 0) this.#set(this.#oldest, account, entry + 1);
+    else this.#set(this.#words, (newest - 1) * ENTRY_WORDS + NEWER, entry + 1);
+    this.#set(this.#newest, account, entry + 1);
   }
 
   #find(source: number, tag: number, hash: number): number {
@@ -268,10 +276,10 @@ export class DuplicateRequestCache {
     if (free === 0 && unused === this.#entries) return this.#takeOver(account);
     this.#hold(account, 1);
     if (free === 0) {
-      this.#figures[Figure.unused] = unused + 1;
+      this.#set(this.#figures, Figure.unused, unused + 1);
       return unused;
     }
-    this.#figures[Figure.free] = this.#words[(free - 1) * ENTRY_WORDS + NEWER]!;
+    this.#set(this.#figures, Figure.free, this.#words[(free - 1) * ENTRY_WORDS + NEWER]!);
     return free - 1;
   }
 
@@ -293,33 +301,33 @@ export class DuplicateRequestCache {
     const hand = this.#figures[Figure.hand]!;
     const oldest = this.#oldest[hand]!;
     if (oldest === 0 || this.#isYoung(oldest - 1)) {
-      this.#figures[Figure.hand] = hand + 1 === ACCOUNTS ? 0 : hand + 1;
+      this.#set(this.#figures, Figure.hand, hand + 1 === ACCOUNTS ? 0 : hand + 1);
       return;
     }
     const entry = this.#forgetOldest(hand);
     this.#hold(hand, -1);
-    this.#words[entry * ENTRY_WORDS + NEWER] = this.#figures[Figure.free]!;
-    this.#figures[Figure.free] = entry + 1;
+    this.#set(this.#words, entry * ENTRY_WORDS + NEWER, this.#figures[Figure.free]!);
+    this.#set(this.#figures, Figure.free, entry + 1);
   }
 
   /** Takes the oldest entry of an account that has any out of its order and its chain. */
   #forgetOldest(account: number): number {
     const entry = this.#oldest[account]! - 1;
     const newer = this.#words[entry * ENTRY_WORDS + NEWER]!;
-    this.#oldest[account] = newer;
-    if (newer === 0) this.#newest[account] = 0;
+    this.#set(this.#oldest, account, newer);
+    if (newer === 0) this.#set(this.#newest, account, 0);
     const links = entry * LINK_WORDS;
     const older = this.#links[links + OLDER]!;
     const chain = this.#chain(this.#links[links + HASH]!);
     let younger = this.#chains[chain]! - 1;
     if (younger === entry) {
-      this.#chains[chain] = older;
+      this.#set(this.#chains, chain, older);
       return entry;
     }
     while (this.#links[younger * LINK_WORDS + OLDER] !== entry + 1) {
       younger = this.#links[younger * LINK_WORDS + OLDER]! - 1;
     }
-    this.#links[younger * LINK_WORDS + OLDER] = older;
+    this.#set(this.#links, younger * LINK_WORDS + OLDER, older);
     return entry;
   }
 
@@ -327,32 +335,33 @@ export class DuplicateRequestCache {
   #hold(account: number, change: number): void {
     const before = this.#held[account]!;
     const now = before + change;
-    this.#held[account] = now;
-    this.#figures[Figure.held]! += change;
-    if (before === 0) this.#figures[Figure.accounts]!++;
-    else this.#unlist(account, before);
-    if (now === 0) this.#figures[Figure.accounts]!--;
+    this.#set(this.#held, account, now);
+    this.#set(this.#figures, Figure.held, this.#figures[Figure.held]! + change);
+    if (before === 0) {
+      this.#set(this.#figures, Figure.accounts, this.#figures[Figure.accounts]! + 1);
+    } else this.#unlist(account, before);
+    if (now === 0) this.#set(this.#figures, Figure.accounts, this.#figures[Figure.accounts]! - 1);
     else this.#list(account, now);
     const most = this.#figures[Figure.most]!;
     if (now > most || before === most && this.#holders[before] === 0) {
-      this.#figures[Figure.most] = now;
+      this.#set(this.#figures, Figure.most, now);
     }
   }
 
   #list(account: number, held: number): void {
     const next = this.#holders[held]!;
-    this.#holders[held] = account + 1;
-    this.#nextHolder[account] = next;
-    this.#previousHolder[account] = 0;
-    if (next !== 0) this.#previousHolder[next - 1] = account + 1;
+    this.#set(this.#holders, held, account + 1);
+    this.#set(this.#nextHolder, account, next);
+    this.#set(this.#previousHolder, account, 0);
+    if (next !== 0) this.#set(this.#previousHolder, next - 1, account + 1);
   }
 
   #unlist(account: number, held: number): void {
     const next = this.#nextHolder[account]!;
     const previous = this.#previousHolder[account]!;
-    if (previous === 0) this.#holders[held] = next;
-    else this.#nextHolder[previous - 1] = next;
-    if (next !== 0) this.#previousHolder[next - 1] = previous;
+    if (previous === 0) this.#set(this.#holders, held, next);
+    else this.#set(this.#nextHolder, previous - 1, next);
+    if (next !== 0) this.#set(this.#previousHolder, next - 1, previous);
   }
 
   #hashSource(source: number): number {
@@ -381,5 +390,11 @@ export class DuplicateRequestCache {
 
   #chain(hash: number): number {
     return (hash ^ hash >>> 15) & (this.#chains.length - 1);
+  }
+
+  /** Every store goes through here, so that it can be undone. */
+  #set(array: Int32Array, index: number, value: number): void {
+    this.#undo?.note(array, index);
+    array[index] = value;
   }
 }

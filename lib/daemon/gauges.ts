@@ -18,11 +18,13 @@ export class Gauges {
   readonly #state: State;
   readonly #counters: Counters;
   readonly #buddy: Buddy;
+  readonly #start: number;
 
   /** `state` is one that `options` have made. */
   constructor({ memory, replayCache, quota }: StateOptions, state: State) {
     this.#state = state;
     this.#buddy = new Buddy(memory / GRAIN, state.buddy);
+    this.#start = state.service.clock[0]!;
     const counters = this.#counters = state.service.counters;
     counters[Counter.version] = 1;
     counters[Counter.heap] = memory;
@@ -34,7 +36,7 @@ export class Gauges {
     const counters = this.#counters;
     const buddy = this.#buddy;
     const { clock } = this.#state.service;
-    counters[Counter.uptime] = clock[0]!;
+    counters[Counter.uptime] = clock[0]! - this.#start;
     let [blocks, used, free] = [0, 0, 0];
     for (let order = 0; order <= buddy.maxOrder; order++) {
       const bytes = GRAIN * 2 ** order;

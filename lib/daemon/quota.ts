@@ -8,6 +8,7 @@
  */
 
 import { type Arrays, int32, uint16 } from "../heap/metadata.ts";
+import type { Undo } from "../heap/undo.ts";
 import { GRAIN, type Heap, NULL, orderFor, type Span } from "../heap/heap.ts";
 import { KeyedHash } from "../system/hash.ts";
 import { Refusal } from "./refusal.ts";
@@ -42,6 +43,7 @@ export class Quota {
   readonly #held: Int32Array;
   readonly #owner: Uint16Array;
   readonly #hash: KeyedHash;
+  readonly #undo: Undo | undefined;
 
   /** `bytes` for each address. Sources lie in the I/O memory. */
   constructor(
@@ -49,7 +51,9 @@ export class Quota {
     heap: Heap,
     io: WebAssembly.Memory,
     { figures, secrets, held, owner }: Arrays<ReturnType<typeof quotaShape>>,
+    undo?: Undo,
   ) {
+    this.#undo = undo;
     this.#heap = heap;
     this.#io = new DataView(io.buffer);
     this.#limit = Math.floor(bytes / GRAIN);
@@ -94,16 +98,21 @@ export class Quota {
   }
 
   #charge(span: Span, place: number): void {
-    this.#owner[this.#heap.grainOf(span)] = place;
+    const grain = this.#heap.grainOf(span);
+    this.#undo?.noteHalf(this.#owner, grain);
+    this.#owner[grain] = place;
     this.#hold(place, this.#heap.grainsOf(span));
   }
 
   #hold(place: number, more: number): void {
     const before = this.#held[place]!;
     const now = before + more;
+    this.#undo?.note(this.#held, place);
     this.#held[place] = now;
-    if (before === 0) this.#figures[QuotaFigure.holders]!++;
-    if (now === 0) this.#figures[QuotaFigure.holders]!--;
+    const change = (now === 0 ? 0 : 1) - (before === 0 ? 0 : 1);
+    if (change === 0) return;
+    this.#undo?.note(this.#figures, QuotaFigure.holders);
+    this.#figures[QuotaFigure.holders]! += change;
   }
 
   #place(source: number): number {

@@ -7,6 +7,7 @@ import { Admission, ADMITTED } from "./admission.ts";
 import type { Membership } from "./cluster/membership.ts";
 import { Counter, type Counters } from "./counters.ts";
 import { type Heap, NULL } from "../heap/heap.ts";
+import type { Undo } from "../heap/undo.ts";
 import {
   CLUSTER_REPLY_BODY,
   Decoded,
@@ -97,6 +98,8 @@ export interface Workplace {
   validated?: boolean | undefined;
   /** Of a daemon in a cluster. */
   membership?: Membership | undefined;
+  /** The heap's, if a request is to be whole or nothing although the process may be killed. */
+  undo?: Undo | undefined;
 }
 
 /**
@@ -121,7 +124,8 @@ export class Service {
   #source = 0;
   readonly #validated: boolean;
   readonly #membership: Membership | undefined;
-  /** A new one at each start, so that a client can tell that its pointers are gone. Never 0. */
+  readonly #undo: Undo | undefined;
+  /** A new one wherever nothing is left of an earlier one's heap, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Int32Array;
   readonly #request = new Request();
   /** Of the request that was executed last: bytes of the reply's body. */
@@ -143,21 +147,23 @@ export class Service {
 
   constructor(
     options: ServiceOptions,
-    { heap, io, port, validated = false, membership }: Workplace,
+    { heap, io, port, validated = false, membership, undo }: Workplace,
   ) {
     this.#validated = validated;
     this.#membership = membership;
     this.heap = heap;
-    const { service, cache, quota } = options.state;
+    const { service, cache, quota, tokens } = options.state;
+    this.#undo = undo;
     this.counters = service.counters;
     this.#io = new DataView(io.buffer);
     this.#admission = new Admission(options.allow, port, options.lowPorts);
     const { clock } = service;
-    this.#cache = new DuplicateRequestCache(options.replayCache, io, clock, this.counters, cache);
+    const { counters } = service;
+    this.#cache = new DuplicateRequestCache(options.replayCache, io, clock, counters, cache, undo);
     this.#quota = options.quota === undefined
       ? undefined
-      : new Quota(options.quota, heap, io, quota);
-    this.#tokens = new Tokens(io, clock);
+      : new Quota(options.quota, heap, io, quota, undo);
+    this.#tokens = new Tokens(io, clock, tokens);
     this.#budget = options.allow && new ReplyBudget(io, clock);
     this.#unvalidated = options.unvalidated ?? false;
     this.#epoch = service.epoch;
@@ -267,6 +273,7 @@ export class Service {
     const refusal = decodeRequest(this.#io, at, length, request) === Decoded.whole
       ? this.#execute(request, replyAt, this.limit)
       : this.#refuse(Refusal.truncated);
+    this.#undo?.commit();
     if (request.opcode === READ) return this.#bodyLength;
     this.#note(refusal);
     if (request.opcode === MALLOC) {
@@ -337,6 +344,7 @@ export class Service {
     if (once && refusal === Refusal.none) {
       this.#cache.remember(source, this.proven !== 0, digest, replyAt);
     }
+    this.#undo?.commit();
     return REPLY_HEAD + this.#bodyLength;
   }
 

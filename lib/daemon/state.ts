@@ -1,15 +1,17 @@
 /**
- * All that a daemon knows beside the bytes of its clients, by owner: one table, from which one shared
- * memory is made (lib/heap/metadata.ts). The thread that serves changes it, all others may read it; it is
- * plain data and can be sent to them.
+ * All that a daemon knows beside the bytes of its clients, by owner: two tables, what can outlive the
+ * process and what cannot, from each of which a shared memory is made (lib/heap/metadata.ts). The thread
+ * that serves changes it, all others may read it; it is plain data and can be sent to them.
  */
 
 import { COUNTERS_LENGTH } from "./counters.ts";
 import { cacheShape } from "./duplicate_request_cache.ts";
 import { quotaShape } from "./quota.ts";
+import { tokenShape } from "./token.ts";
 import { buddyShape } from "../heap/buddy.ts";
 import { GRAIN, heapShape, requireHeapSize } from "../heap/heap.ts";
 import { allocate, float64, int32 } from "../heap/metadata.ts";
+import { undoShape } from "../heap/undo.ts";
 
 /** What the size of the state depends on; of an operator's options, those that say how much there is. */
 export interface StateOptions {
@@ -21,16 +23,21 @@ export interface StateOptions {
   quota?: number | undefined;
 }
 
-function stateShapes({ memory, replayCache, quota }: StateOptions) {
+/** What begins anew with each process. */
+const PASSING = { service: { counters: float64(COUNTERS_LENGTH) } };
+
+/** What can outlive it, in a file. */
+export function lastingShapes({ memory, replayCache, quota }: StateOptions) {
   const grains = memory / GRAIN;
   return {
+    undo: undoShape(),
     service: {
-      counters: float64(COUNTERS_LENGTH),
       /** `clock[0]` is the time in seconds; whoever runs the service advances it. */
       clock: int32(1),
       /** The boot epoch, two words, the first being the upper one; the service chooses it if it is zero. */
       epoch: int32(2),
     },
+    tokens: tokenShape(),
     buddy: buddyShape(grains),
     heap: heapShape(memory),
     cache: cacheShape(replayCache),
@@ -38,10 +45,11 @@ function stateShapes({ memory, replayCache, quota }: StateOptions) {
   };
 }
 
-export type State = ReturnType<typeof allocate<ReturnType<typeof stateShapes>>>;
-
 /** The state of a daemon that has served nobody yet. Throws RangeError if it cannot be had. */
-export function newState(options: StateOptions): State {
+export function newState(options: StateOptions) {
   requireHeapSize(options.memory);
-  return allocate(stateShapes(options));
+  const lasting = allocate(lastingShapes(options));
+  return { ...lasting, service: { ...lasting.service, ...allocate(PASSING).service } };
 }
+
+export type State = ReturnType<typeof newState>;

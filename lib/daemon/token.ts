@@ -5,12 +5,23 @@
  * Bernstein, SipHash: a fast short-input PRF, 2012; its reference implementation publishes the vectors).
  */
 
+import { type Arrays, int32, standAlone } from "../heap/metadata.ts";
 import { SOURCE_BYTES } from "../system/address.ts";
 
 /** How long a key is used for new tokens; those of the one before it are accepted as long again. */
 export const KEY_SECONDS = 600;
 
 const KEY_WORDS = 2;
+
+/** The arrays of tokens. */
+export function tokenShape() {
+  return {
+    key: int32(KEY_WORDS),
+    previous: int32(KEY_WORDS),
+    /** The second in which the key was made; with one more, for 0 is none. */
+    since: int32(1),
+  };
+}
 
 /** HalfSipHash-2-4 of whole 32-bit words, which are read little-endian. Makes no garbage. */
 export class HalfSipHash {
@@ -73,16 +84,25 @@ export class Tokens {
   readonly #io: DataView;
   readonly #clock: Int32Array;
   readonly #mac = new HalfSipHash();
-  readonly #key = crypto.getRandomValues(new Uint32Array(KEY_WORDS));
-  readonly #previous = crypto.getRandomValues(new Uint32Array(KEY_WORDS));
-  /** The second in which the key was made. */
-  #since: number;
+  readonly #key: Int32Array;
+  readonly #previous: Int32Array;
+  readonly #since: Int32Array;
 
   /** `clock[0]` is the time in seconds. Sources and tokens lie in the I/O memory. */
-  constructor(io: WebAssembly.Memory, clock: Int32Array) {
+  constructor(
+    io: WebAssembly.Memory,
+    clock: Int32Array,
+    { key, previous, since }: Arrays<ReturnType<typeof tokenShape>> = standAlone(tokenShape()),
+  ) {
     this.#io = new DataView(io.buffer);
     this.#clock = clock;
-    this.#since = clock[0]!;
+    this.#key = key;
+    this.#previous = previous;
+    this.#since = since;
+    if (since[0] !== 0) return;
+    drawKey(previous);
+    drawKey(key);
+    since[0] = clock[0]! + 1;
   }
 
   /** Writes the token of a source, 8 bytes and never 0, to `at`. */
@@ -105,18 +125,23 @@ export class Tokens {
     return ((this.#mac.first ^ first) | (this.#mac.second ^ second)) === 0;
   }
 
-  #sign(key: Uint32Array, source: number): void {
+  #sign(key: Int32Array, source: number): void {
     this.#mac.hash(key, this.#io, source, SOURCE_BYTES);
     if ((this.#mac.first | this.#mac.second) === 0) this.#mac.second = 1; // 0 is no token
   }
 
   #rotate(): void {
-    const age = this.#clock[0]! - this.#since;
+    const age = this.#clock[0]! + 1 - this.#since[0]!;
     if (age < KEY_SECONDS) return;
     // After two lifetimes without a token nothing is left to be accepted.
     if (age < 2 * KEY_SECONDS) this.#previous.set(this.#key);
-    else crypto.getRandomValues(this.#previous);
-    crypto.getRandomValues(this.#key);
-    this.#since = this.#clock[0]!;
+    else drawKey(this.#previous);
+    drawKey(this.#key);
+    this.#since[0] = this.#clock[0]! + 1;
   }
+}
+
+/** The generator does not write to shared memory. */
+function drawKey(key: Int32Array): void {
+  key.set(crypto.getRandomValues(new Int32Array(KEY_WORDS)));
 }

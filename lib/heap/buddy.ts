@@ -33,6 +33,7 @@
  */
 
 import { type Arrays, int32, standAlone } from "./metadata.ts";
+import type { Undo } from "./undo.ts";
 
 /** What became of a `free`. */
 export const Freed = { freed: 0, notAllocated: 1, alreadyFree: 2 } as const;
@@ -137,6 +138,7 @@ export class Buddy {
   /** Bytes that the bitmaps take when every page of them is touched. */
   readonly metadataBytes: number;
 
+  readonly #undo: Undo | undefined;
   readonly #figures: Int32Array;
   readonly #free: Int32Array;
   readonly #live: Int32Array;
@@ -154,13 +156,15 @@ export class Buddy {
 
   /**
    * Over the arrays of `buddyShape(grains)`: if they are all zero, a heap that is all free; else what
-   * they say, be it another thread's that goes on changing them.
+   * they say, be it another thread's that goes on changing them. What it stores can be undone by `undo`.
    */
   constructor(
     grains: number,
     arrays: Arrays<ReturnType<typeof buddyShape>> = standAlone(buddyShape(grains)),
+    undo?: Undo,
   ) {
     const geometry = new Geometry(grains);
+    this.#undo = undo;
     this.grains = grains;
     this.maxOrder = geometry.maxOrder;
     this.#maxLevels = geometry.maxLevels;
@@ -297,7 +301,7 @@ export class Buddy {
       this.#setFree(order, start >>> order);
       start += 2 ** order;
     }
-    this.#figures[Figure.seeded] = 1;
+    this.#set(this.#figures, Figure.seeded, 1);
   }
 
   #lowestFree(order: number): number {
@@ -319,25 +323,28 @@ export class Buddy {
   }
 
   #setFree(order: number, block: number): void {
-    this.freeBlocks[order]!++;
-    this.#figures[Figure.available]! |= 1 << order;
+    const before = this.freeBlocks[order]!;
+    this.#set(this.freeBlocks, order, before + 1);
+    if (before === 0) this.#setAvailable(this.#figures[Figure.available]! | 1 << order);
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
       const word = this.#free[at]!;
-      this.#free[at] = word | 1 << (block & 31);
+      this.#set(this.#free, at, word | 1 << (block & 31));
       if (word !== 0) return; // the levels above know already
       block >>>= 5;
     }
   }
 
   #clearFree(order: number, block: number): void {
-    if (--this.freeBlocks[order]! === 0) this.#figures[Figure.available]! &= ~(1 << order);
+    const left = this.freeBlocks[order]! - 1;
+    this.#set(this.freeBlocks, order, left);
+    if (left === 0) this.#setAvailable(this.#figures[Figure.available]! & ~(1 << order));
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
       const word = this.#free[at]! & ~(1 << (block & 31));
-      this.#free[at] = word;
+      this.#set(this.#free, at, word);
       if (word !== 0) return; // the levels above still stand
       block >>>= 5;
     }
@@ -351,15 +358,25 @@ export class Buddy {
 
   #setLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
-    this.#live[bit >>> 5]! |= 1 << (bit & 31);
-    this.blocksInUse[order]!++;
+    this.#set(this.#live, bit >>> 5, this.#live[bit >>> 5]! | 1 << (bit & 31));
+    this.#set(this.blocksInUse, order, this.blocksInUse[order]! + 1);
     const end = ((block + 1) << order) - this.#missing;
-    if (end > this.#figures[Figure.highWater]!) this.#figures[Figure.highWater] = end;
+    if (end > this.#figures[Figure.highWater]!) this.#set(this.#figures, Figure.highWater, end);
   }
 
   #clearLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
-    this.#live[bit >>> 5]! &= ~(1 << (bit & 31));
-    this.blocksInUse[order]!--;
+    this.#set(this.#live, bit >>> 5, this.#live[bit >>> 5]! & ~(1 << (bit & 31)));
+    this.#set(this.blocksInUse, order, this.blocksInUse[order]! - 1);
+  }
+
+  #setAvailable(orders: number): void {
+    this.#set(this.#figures, Figure.available, orders);
+  }
+
+  /** Every store goes through here, so that it can be undone. */
+  #set(array: Int32Array, index: number, value: number): void {
+    this.#undo?.note(array, index);
+    array[index] = value;
   }
 }

@@ -23,6 +23,7 @@ import { Buddy, type buddyShape, Freed, NONE } from "./buddy.ts";
 import { type Bulk, bulk, high } from "./bulk.ts";
 import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
 import { Refusal } from "./refusal.ts";
+import type { Undo } from "./undo.ts";
 
 /** Where the first heap starts: pointers look as they do in the paper, and 0, NULL, is none of them. */
 export const HEAP_BASE = 0xc420000000;
@@ -84,6 +85,8 @@ export interface HeapOptions {
   range?: number | undefined;
   /** Its own if it is left out. */
   state?: HeapState;
+  /** Where is noted what state and memory were before they change, if that may have to be undone. */
+  undo?: Undo | undefined;
 }
 
 /** An address and a length, as a client names them or as they are told to it. */
@@ -132,6 +135,7 @@ export class Heap {
   readonly #strict: boolean;
   readonly #io: DataView;
   readonly #bulk: Bulk;
+  readonly #undo: Undo | undefined;
   readonly #dirty: Uint8Array;
   readonly #dirtyPages: Uint16Array;
   readonly #workPerTurn: number;
@@ -142,11 +146,11 @@ export class Heap {
   readonly #budget = new Float64Array(1);
 
   constructor(
-    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0, state }: HeapOptions,
+    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0, state, undo }:
+      HeapOptions,
   ) {
     this.base = HEAP_BASE + range * RANGE_BYTES;
     this.size = size;
-    this.buddy = new Buddy(size / GRAIN, state?.buddy);
     this.#strict = strict;
     this.#io = new DataView(io.buffer);
     this.#bulk = bulk(memory, io);
@@ -155,6 +159,19 @@ export class Heap {
     this.#dirtyPages = dirtyPages;
     this.#workPerTurn = workPerTurn;
     this.#budget[0] = workPerTurn;
+    this.#undo = undo;
+    if (undo !== undefined) this.#recover(undo);
+    this.buddy = new Buddy(size / GRAIN, state?.buddy, undo);
+    undo?.commit();
+  }
+
+  /** If the state and the memory are those of a process that was killed, undoes what it had begun. */
+  #recover(undo: Undo): void {
+    undo.rollback((offset, length) => this.#markDirty(pageAt(offset), pageAt(offset + length - 1)));
+    this.#dirtyPages.fill(0);
+    for (let page = 0; page < this.#dirty.length; page++) {
+      if (this.#dirty[page] !== 0) this.#dirtyPages[page >>> REGION_SHIFT]!++;
+    }
   }
 
   /** Whoever else waits has been served: there is time for work again. */
@@ -173,7 +190,7 @@ export class Heap {
     const order = orderFor(span.length);
     const grain = this.buddy.allocate(order);
     if (grain === NONE) return Refusal.outOfMemory;
-    if (!this.#zero(grain, 0, (1 << order) * GRAIN)) {
+    if (!this.#zero(grain, 0, (1 << order) * GRAIN, false)) {
       this.buddy.free(grain);
       return Refusal.overBudget;
     }
@@ -220,6 +237,7 @@ export class Heap {
     if (refusal !== Refusal.none || span.length === 0) return refusal;
     const offset = offsetOf(span, this.base);
     this.#markDirty(pageAt(offset), pageAt(offset + span.length - 1));
+    this.#undo?.save(offset, span.length);
     this.#bulk.store(offset | 0, high(offset), at, span.length | 0);
     return Refusal.none;
   }
@@ -254,7 +272,7 @@ export class Heap {
       return this.#move(span, grain, (1 << order) * GRAIN, wanted);
     }
     const kept = Math.min((1 << order) * GRAIN, span.length);
-    if (this.#zero(grain, kept, usable - kept)) return Refusal.none;
+    if (this.#zero(grain, kept, usable - kept, wanted <= order)) return Refusal.none;
     this.buddy.resize(grain, wanted, order);
     return Refusal.overBudget;
   }
@@ -265,7 +283,9 @@ export class Heap {
     if (work > this.#workPerTurn) return Refusal.outOfMemory;
     const target = this.buddy.allocate(wanted);
     if (target === NONE) return Refusal.outOfMemory;
-    if (!this.#zero(target, 0, (1 << wanted) * GRAIN) || work > 0 && work > this.#budget[0]!) {
+    if (
+      !this.#zero(target, 0, (1 << wanted) * GRAIN, false) || work > 0 && work > this.#budget[0]!
+    ) {
       this.buddy.free(target);
       return Refusal.overBudget;
     }
@@ -287,6 +307,7 @@ export class Heap {
     if (this.#io.getInt32(at) !== this.#io.getInt32(operands)) return Refusal.none;
     if (this.#io.getInt32(at + 4) !== this.#io.getInt32(operands + 4)) return Refusal.none;
     this.#markDirty(pageAt(offset), pageAt(offset));
+    this.#undo?.save(offset, WORD);
     this.#bulk.store(offset | 0, high(offset), operands + WORD, WORD);
     return Refusal.none;
   }
@@ -307,6 +328,7 @@ export class Heap {
     this.#io.setUint32(at, upper + this.#io.getUint32(operand) + carry); // modulo 2^32
     this.#io.setUint32(at + 4, sum);
     this.#markDirty(pageAt(offset), pageAt(offset));
+    this.#undo?.save(offset, WORD);
     this.#bulk.store(offset | 0, high(offset), at, WORD);
     this.#io.setUint32(at, upper);
     this.#io.setUint32(at + 4, lower);
@@ -353,9 +375,9 @@ export class Heap {
   /**
    * Zeroes the bytes from `skip` after the start of `grain`, leaving alone the pages that were not
    * written since they were last zeroed. False if this turn has not the time for all of it; what is no
-   * more than a page is always done.
+   * more than a page is always done. Bytes that somebody `owned` until now come back if that is undone.
    */
-  #zero(grain: number, skip: number, length: number): boolean {
+  #zero(grain: number, skip: number, length: number, owned: boolean): boolean {
     if (length === 0) return true;
     const offset = grain * GRAIN + skip;
     const end = offset + length;
@@ -365,6 +387,7 @@ export class Heap {
       if (this.#budget[0]! <= 0 && length > PAGE) return false;
       const from = Math.max(offset, page * PAGE);
       const to = Math.min(end, (page + 1) * PAGE);
+      if (owned) this.#undo?.save(from, to - from);
       this.#bulk.zero(from | 0, high(from), (to - from) | 0);
       this.#budget[0]! -= to - from;
       if (to - from === PAGE) {

@@ -23,8 +23,7 @@ interface Logged {
 
 /** Everything but what is counted. */
 function bytesOf(state: State): Uint8Array {
-  const { counters } = state.service;
-  return new Uint8Array(counters.buffer, counters.byteOffset + counters.byteLength);
+  return new Uint8Array(state.service.clock.buffer);
 }
 
 /** A daemon and all that makes it what it is. */
@@ -104,6 +103,10 @@ for (const [kind, options] of Object.entries(KINDS)) {
     told.service.epoch.set(epoch);
     told.cache.secrets.set(owner.state.cache.secrets);
     told.quota.secrets.set(owner.state.quota.secrets);
+    const { key, previous, since } = owner.state.tokens;
+    told.tokens.key.set(key);
+    told.tokens.previous.set(previous);
+    told.tokens.since.set(since);
     const memory = newHeapMemory(SIZE);
     const box = new Box({ ...OPTIONS, ...options, state: told, memory });
     for (const { datagram, source, clock, proven, limit } of log) {
@@ -124,8 +127,7 @@ Deno.test("a daemon over copies of another's state and heap does what that does"
   const first = newDaemon({ quota: OPTIONS.quota });
   for (let step = 0; step < 500; step++) first.box.ask(request(random, []));
   const state = newState({ memory: SIZE, replayCache: 40, quota: OPTIONS.quota });
-  new Uint8Array(state.service.counters.buffer)
-    .set(new Uint8Array(first.state.service.counters.buffer));
+  bytesOf(state).set(bytesOf(first.state));
   const memory = newHeapMemory(SIZE);
   new Uint8Array(memory.buffer).set(new Uint8Array(first.memory.buffer));
   const second = new Box({ ...OPTIONS, state, memory });

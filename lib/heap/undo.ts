@@ -1,0 +1,126 @@
+/**
+ * What makes a request whole or nothing although its process may be killed between any two stores: a log
+ * of what was there before (an undo log: Gray and Reuter, Transaction Processing, 1993, chapter 9). Memory
+ * that is a file's outlives the process, as it was at that instant, and so does the log in it.
+ *
+ *     log    [ count | - | at | old | at | old | at | old | ...          32-bit words of the metadata
+ *     saved  [ offset, low | offset, high | length | - | bytes ... ]     of the heap, 16 bytes and the rest
+ *
+ * Before a word of the metadata is stored, `note` appends where it is and what it was; before bytes of
+ * clients are, `save` appends a copy of them to `saved`, and to the log SAVED and where that copy begins.
+ * The count is the last to be stored. When all is done, the reply in the duplicate request cache included,
+ * `commit` sets the count to 0, which is one store: the request has happened. Whoever finds a count that
+ * is not 0 calls `rollback`, which puts back everything in reverse; to be killed within that does no harm,
+ * since the next one begins again.
+ *
+ * Stores of one thread reach memory in the order of the program, and a killed process has made all before
+ * one of them and none after it. None of it makes garbage. Memory that nobody owns is not saved: it
+ * promises nothing to anybody.
+ */
+
+import { type Bulk, bulk, high } from "./bulk.ts";
+import { type Arrays, int32 } from "./metadata.ts";
+
+/** Far more than any request can store: some 40 words for each order of the buddy and 100 for its reply. */
+const MAX_NOTES = 8192;
+const COUNT = 0;
+const HEAD_WORDS = 2;
+const NOTE_WORDS = 2;
+/** In place of where a word is. */
+const SAVED = -1;
+const SAVED_HEAD = 16;
+const WASM_PAGE = 64 * 1024;
+
+/** The arrays of an undo log. */
+export function undoShape() {
+  return { log: int32(HEAD_WORDS + NOTE_WORDS * MAX_NOTES) };
+}
+
+/** A memory in which so many bytes of clients, in so many pieces, can be saved. */
+export function newSavedMemory(bytes: number, pieces: number): WebAssembly.Memory {
+  const pages = Math.ceil((bytes + pieces * (SAVED_HEAD + 8)) / WASM_PAGE);
+  return new WebAssembly.Memory({ initial: pages, maximum: pages });
+}
+
+export class Undo {
+  readonly #log: Int32Array;
+  /** All of the memory that the log is in: what can be noted is in the same. */
+  readonly #words: Int32Array;
+  readonly #saved: DataView;
+  readonly #bulk: Bulk;
+  /** Where the next copy goes. */
+  #end = 0;
+
+  constructor(
+    { log }: Arrays<ReturnType<typeof undoShape>>,
+    saved: WebAssembly.Memory,
+    heap: WebAssembly.Memory,
+  ) {
+    this.#log = log;
+    this.#words = new Int32Array(log.buffer);
+    this.#saved = new DataView(saved.buffer);
+    this.#bulk = bulk(heap, saved);
+  }
+
+  /** To be called before `array[index]` is stored. */
+  note(array: Int32Array, index: number): void {
+    this.#append((array.byteOffset >>> 2) + index, array[index]!);
+  }
+
+  /** The same for a shorter element: of the word that it is part of. */
+  noteHalf(array: Uint16Array, index: number): void {
+    const at = (array.byteOffset >>> 2) + (index >>> 1);
+    this.#append(at, this.#words[at]!);
+  }
+
+  /** To be called before `length` bytes at an offset of the heap are stored. */
+  save(offset: number, length: number): void {
+    const at = this.#end;
+    const from = at + SAVED_HEAD;
+    if (from + length > this.#saved.byteLength) {
+      throw new Error("The undo log has no room for bytes");
+    }
+    this.#saved.setInt32(at, offset | 0, true);
+    this.#saved.setInt32(at + 4, high(offset), true);
+    this.#saved.setInt32(at + 8, length, true);
+    this.#bulk.load(from, offset | 0, high(offset), length | 0);
+    this.#append(SAVED, at);
+    this.#end = (from + length + 7) & ~7;
+  }
+
+  /** All that was noted and saved has happened. */
+  commit(): void {
+    if (this.#log[COUNT] === 0) return;
+    this.#log[COUNT] = 0;
+    this.#end = 0;
+  }
+
+  /**
+   * Puts back what was noted and saved since the last `commit`, and tells of each stretch of bytes that it
+   * put back.
+   */
+  rollback(restored: (offset: number, length: number) => void): void {
+    const count = this.#log[COUNT]!;
+    for (let i = count - 1; i >= 0; i--) {
+      const at = this.#log[HEAD_WORDS + NOTE_WORDS * i]!;
+      const old = this.#log[HEAD_WORDS + NOTE_WORDS * i + 1]!;
+      if (at !== SAVED) {
+        this.#words[at] = old;
+        continue;
+      }
+      const [lower, upper] = [this.#saved.getInt32(old, true), this.#saved.getInt32(old + 4, true)];
+      const length = this.#saved.getInt32(old + 8, true);
+      restored(upper * 2 ** 32 + (lower >>> 0), length);
+      this.#bulk.store(lower, upper, old + SAVED_HEAD, length);
+    }
+    this.commit();
+  }
+
+  #append(at: number, old: number): void {
+    const count = this.#log[COUNT]!;
+    if (count === MAX_NOTES) throw new Error("The undo log has no room for words");
+    this.#log[HEAD_WORDS + NOTE_WORDS * count] = at;
+    this.#log[HEAD_WORDS + NOTE_WORDS * count + 1] = old;
+    this.#log[COUNT] = count + 1;
+  }
+}
