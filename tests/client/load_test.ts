@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { latencyOf, newHistogram, runLoad, shortfallOf } from "../../lib/client/load/run.ts";
+import { Histogram } from "../../lib/client/load/histogram.ts";
+import { latencyOf, runLoad, shortfallOf } from "../../lib/client/load/run.ts";
 import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
 import { LIBC_PATHS } from "../../lib/system/libc.ts";
@@ -48,7 +49,7 @@ type Fate = (reply: Uint8Array) => Uint8Array | undefined;
 /** A load on a service, without sockets. */
 class Bench {
   readonly box = new Box({ size: 4 * 1024 ** 2 });
-  readonly histogram = newHistogram();
+  readonly histogram = new Histogram();
   readonly load: Load;
   readonly #bytes = new Uint8Array(2 * REPLY);
   readonly #inFlight: { client: number; reply: Uint8Array }[] = [];
@@ -347,7 +348,7 @@ Deno.test("an open loop counts latency from the scheduled time, a closed loop fr
   const open = stalled({ ...READS, rate: 1000 });
   assertEquals(open.load.requests, 1000);
   // A fifth of the requests were due during the stall, and waited 100 ms on the average.
-  assertEquals(open.histogram.totalCount, 1000);
+  assertEquals(open.histogram.total, 1000);
   assert(latencyOf(open.histogram).p50 < 1);
   assert(latencyOf(open.histogram).p90 > 99_000, `${latencyOf(open.histogram).p90}`);
   assert(latencyOf(open.histogram).p99 > 189_000);
@@ -382,7 +383,7 @@ Deno.test("an open loop counts what it could not even send as unsent, not as los
   const { lost, unsent } = bench.load;
   assertEquals({ lost, unsent }, { lost: READS.inFlight, unsent: 100 - READS.inFlight });
   // These have waited as well: the first of them, due at 4, for 95 ms.
-  assertEquals(bench.histogram.totalCount, unsent);
+  assertEquals(bench.histogram.total, unsent);
   assert(latencyOf(bench.histogram).max >= 94_900);
 });
 

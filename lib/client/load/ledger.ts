@@ -1,12 +1,8 @@
 /** What the clients of a load share: the clock, the schedule, and what has become of their requests. */
 
 import { METHODS } from "../../protocol/wire.ts";
+import type { Histogram } from "./histogram.ts";
 import type { Workload } from "./workload.ts";
-
-/** Where latencies go, in nanoseconds: an HDR histogram. */
-export interface Recorder {
-  recordValueWithCount(nanoseconds: number, count: number): void;
-}
 
 /** Opcodes are small numbers: counters are indexed by them. */
 const OPCODES = 1 + Math.max(...Object.values(METHODS).map(({ opcode }) => opcode));
@@ -30,16 +26,16 @@ export class Ledger {
   unsent = 0;
   /** Requests that were sent later than due because the client had its datagrams in flight. */
   held = 0;
-  readonly #recorder: Recorder;
+  readonly #latencies: Histogram;
   /** Requests that are not recorded yet, and when they were due and answered. */
   #count = 0;
   #since = 0;
   #until = 0;
 
-  constructor(workload: Workload, recorder: Recorder) {
+  constructor(workload: Workload, latencies: Histogram) {
     const { perDatagram, rate } = workload;
     this.workload = workload;
-    this.#recorder = recorder;
+    this.#latencies = latencies;
     this.interval = rate === undefined ? 0 : 1000 * perDatagram / rate;
   }
 
@@ -47,7 +43,7 @@ export class Ledger {
     return this.done.reduce((sum, count) => sum + count, 0);
   }
 
-  /** Forgets what was counted so far. The recorder's owner does the same with what is recorded. */
+  /** Forgets what was counted so far. The histogram's owner does the same with it. */
   reset(): void {
     this.#count = 0;
     this.done.fill(0);
@@ -74,11 +70,11 @@ export class Ledger {
     this.#count += count;
   }
 
-  /** Many requests in a row are due at one time, and answered at one time: the recorder gets them as one. */
+  /** Many requests in a row are due at one time, and answered at one time: they are recorded as one. */
   flush(): void {
     if (this.#count === 0) return;
     const nanoseconds = Math.round((this.#until - this.#since) * 1e6);
-    this.#recorder.recordValueWithCount(Math.max(nanoseconds, 1), this.#count);
+    this.#latencies.record(Math.max(nanoseconds, 1), this.#count);
     this.#count = 0;
   }
 }

@@ -16,15 +16,16 @@
  */
 
 import { Client } from "./client.ts";
-import { Ledger, type Recorder } from "./ledger.ts";
+import type { Histogram } from "./histogram.ts";
+import { Ledger } from "./ledger.ts";
 import type { Workload } from "./workload.ts";
 
 export class Load extends Ledger {
   readonly clients: readonly Client[];
 
   /** Datagrams lie in `io`. Each client still needs blocks, see `Client.adopt`. */
-  constructor(workload: Workload, io: DataView, recorder: Recorder) {
-    super(workload, recorder);
+  constructor(workload: Workload, io: DataView, latencies: Histogram) {
+    super(workload, latencies);
     this.clients = Array.from({ length: workload.clients }, (_, i) => new Client(this, io, i));
   }
 

@@ -1,15 +1,10 @@
-/**
- * One run of the load generator, from the blocks that its clients need to a report. The histogram is for
- * this only, so the commands that do without a load do not import this module.
- */
+/** One run of the load generator, from the blocks that its clients need to a report. */
 
-// Not in deno.json's imports, because `deno compile` puts all of those into the daemon, too.
-// deno-lint-ignore no-import-prefix
-import { build, type Histogram } from "npm:hdr-histogram-js@3.0.1";
 import { type MethodName, METHODS } from "../../protocol/wire.ts";
 import type { Remote } from "../remote.ts";
 import { BLOCKS, type Client } from "./client.ts";
 import { blockOf } from "./contents.ts";
+import { Histogram } from "./histogram.ts";
 import { Load } from "./load.ts";
 import type { Workload } from "./workload.ts";
 import type { Wire } from "./wire.ts";
@@ -51,7 +46,7 @@ export async function runLoad(
   milliseconds: number,
   { remote, wire, terminal }: Surroundings,
 ): Promise<Report> {
-  const histogram = newHistogram();
+  const histogram = new Histogram();
   const load = new Load(workload, wire.io, histogram);
   const counters: bigint[] = [];
   try {
@@ -152,14 +147,9 @@ function methodsOf({ done }: Load): Report["methods"] {
   return Object.fromEntries(counts.filter(([, count]) => count !== 0));
 }
 
-/** Of nanoseconds, to three digits, with counts that may exceed 32 bits. */
-export function newHistogram(): Histogram {
-  return build({ numberOfSignificantValueDigits: 3, bitBucketSize: 64 });
-}
-
 export function latencyOf(histogram: Histogram): Report["latency"] {
   const microseconds = (percentile: number) =>
-    Math.round(histogram.getValueAtPercentile(percentile) / 10) / 100;
+    Math.round(histogram.percentile(percentile) / 10) / 100;
   return {
     p50: microseconds(50),
     p90: microseconds(90),
