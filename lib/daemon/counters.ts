@@ -31,7 +31,7 @@ export interface Family {
   readonly members?: Readonly<Record<string, number>>;
 }
 
-const ENGINES = { datagram: 0, syscall: 1, quic: 2 } as const;
+const ENGINES = { datagram: 0, syscall: 1, quic: 2, cluster: 3 } as const;
 
 /** By a block's size in bytes: its order. */
 const ORDERS: Record<string, number> = {};
@@ -114,6 +114,11 @@ const TABLE = {
   replayEntries: gauge("replies that are remembered"),
   replaySenders: gauge("accounts of senders to whom these were given"),
   replayRoom: gauge("replies that can be remembered"),
+  logged: counter("batches of changes that the cluster has got"),
+  loggedBytes: counter("bytes of these", "bytes"),
+  held: gauge("requests and replies that wait for the cluster", "bytes"),
+  copies: gauge("nodes of the cluster that have what was logged last"),
+
   quota: gauge("what one address may hold, 0 for no limit", "bytes"),
   quotaHolders: gauge("addresses that hold anything, where there is a quota"),
 } as const satisfies Readonly<Record<string, Family>>;

@@ -40,6 +40,12 @@ export interface Engine {
   readonly address: { readonly hostname: string; readonly port: number };
   /** What the kernel granted of `receiveBuffer`; undefined where the engine cannot set it. */
   readonly receiveBuffer?: number;
+  /** What the ready line tells of it beside that. */
+  readonly details?: Readonly<Record<string, string | number | undefined>>;
+  /** Whether it advances the clock itself. */
+  readonly keepsTime?: boolean;
+  /** Rejects when it can serve no more. */
+  readonly failed?: Promise<never>;
   /** Reads its files again; rejects, and goes on with what it has, if they are no good. */
   reload?(): Promise<void>;
   /** Stops receiving; resolves when the last reply has been sent and the socket is closed. */

@@ -4,6 +4,7 @@ import { DEFAULT_RECEIVE_BUFFER, DEFAULT_SPIN } from "./engine.ts";
 import { ENGINE_NAMES } from "./engines/choice.ts";
 import {
   count,
+  duration,
   type Flag,
   HELP_FLAGS,
   MISUSED,
@@ -15,10 +16,11 @@ import {
   text,
 } from "../cli/flags.ts";
 import { formatSize } from "../cli/sizes.ts";
-import { GRAIN, MAX_HEAP, MIN_HEAP } from "../heap/heap.ts";
+import { GRAIN, MAX_HEAP, MAX_RANGES, MIN_HEAP } from "../heap/heap.ts";
 import { DEFAULT_PORT } from "../protocol/wire.ts";
 import { DEFAULT_ENTRIES, MAX_ENTRIES } from "./duplicate_request_cache.ts";
 import { parseCidr } from "./admission.ts";
+import { type Node, parseNode } from "./cluster/resp.ts";
 
 function networks(placeholder: string, help: string): Flag<readonly string[] | undefined> {
   const parse = (value: string) => {
@@ -26,6 +28,28 @@ function networks(placeholder: string, help: string): Flag<readonly string[] | u
     const bad = blocks.find((block) => parseCidr(block) === undefined);
     if (bad !== undefined) throw `networks as 192.168.0.0/24,fd00::/8 (${bad} is none)`;
     return blocks;
+  };
+  return { placeholder, help, parse };
+}
+
+function nodes(placeholder: string, help: string): Flag<readonly Node[]> {
+  const parse = (value: string) =>
+    value.split(",").map((text) => {
+      const node = parseNode(text.trim());
+      if (node === undefined) throw `nodes as 10.0.0.1:6379,[fd00::1]:6379 (${text} is none)`;
+      return node;
+    });
+  return { placeholder, help, parse };
+}
+
+function range(placeholder: string, help: string): Flag<number | "auto"> {
+  const parse = (value: string) => {
+    const number = Number(value);
+    if (value === "auto") return value;
+    if (!/^\d+$/.test(value) || number >= MAX_RANGES) {
+      throw `auto, or a whole number from 0 to ${MAX_RANGES - 1}`;
+    }
+    return number;
   };
   return { placeholder, help, parse };
 }
@@ -50,6 +74,16 @@ export const DAEMON_FLAGS = {
   ),
   key: optional(text("FILE", "", "its private key in PEM (quic engine)")),
   "token-file": optional(text("FILE", "", "serve who knows a line of this file (quic engine)")),
+  cluster: optional(nodes("NODE,...", "keep a log in this Redis or Valkey Cluster")),
+  range: optional(range("N|auto", "which range of addresses to have in the cluster")),
+  copies: count("N", 2, [1, 6], "nodes of the cluster that must have what is acknowledged"),
+  lease: duration("TIME", "3s", 600_000, "how long a range is ours after the cluster said so"),
+  standby: on("follow the owner of the range, and take its place when it fails"),
+  trim: size("SIZE", "64MiB", [1, 2 ** 40, 1], "log after which a standby makes a snapshot"),
+  "cluster-ca": optional(
+    text("FILE", "", "certificate that vouches for it: use TLS"),
+  ),
+  "cluster-user": optional(text("FILE", "", "file with user and password for it")),
   strict: on("refuse reads and writes that are not inside one live allocation"),
   "replay-cache": count("N", DEFAULT_ENTRIES, [1, MAX_ENTRIES], "replies remembered for repeats"),
   "receive-buffer": size(

@@ -3,8 +3,12 @@
 import { ServingTime, TICK_MS } from "./clock.ts";
 import { Counter, totals } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
-import type { Engine } from "./engine.ts";
-import { startEngine } from "./engines/choice.ts";
+import { ClusterError } from "./cluster/primary.ts";
+import { ConnectionError, RedisError } from "./cluster/resp.ts";
+import { memberOptions } from "./cluster/options.ts";
+import { serveCluster } from "./cluster/engine.ts";
+import type { Engine, EngineOptions } from "./engine.ts";
+import { type Choice, startEngine } from "./engines/choice.ts";
 import { Gauges } from "./gauges.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
@@ -57,11 +61,12 @@ async function main(args: readonly string[]): Promise<number> {
         (secrets === undefined ? "" : ", or --token-file FILE"),
     );
   }
+  const say = quiet ? () => {} : logfmt;
+  const member = memberOptions(values, say);
   // Certificates may be anywhere, so the executable may read everything; the source tree reads its modules.
   if (secrets === undefined && Deno.build.standalone) {
     Deno.permissions.revokeSync({ name: "read" });
   }
-  const say = quiet ? () => {} : logfmt;
 
   const sizes: StateOptions = {
     memory: values.memory,
@@ -76,7 +81,7 @@ async function main(args: readonly string[]): Promise<number> {
     return totals(counters);
   };
   surviveSignals(() => say({ msg: "totals", ...counts() }));
-  const { engine, reason } = await startEngine(values.engine, {
+  const options: EngineOptions = {
     ...sizes,
     hostname: host,
     port: values.port,
@@ -88,7 +93,11 @@ async function main(args: readonly string[]): Promise<number> {
     spin: values.spin,
     secrets,
     state,
-  }).catch((error) => {
+  };
+  const starting: Promise<Choice> = member === undefined
+    ? startEngine(values.engine, options)
+    : serveCluster(options, member).then((engine) => ({ engine }));
+  const { engine, reason } = await starting.catch((error) => {
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
   if (values.check) {
@@ -101,7 +110,7 @@ async function main(args: readonly string[]): Promise<number> {
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
   const time = new ServingTime(performance.now());
   const tick = () => {
-    Atomics.store(clock, 0, time.seconds(performance.now()));
+    if (!engine.keepsTime) Atomics.store(clock, 0, time.seconds(performance.now()));
     counters[Counter.resident] = Deno.memoryUsage().rss;
   };
   const ticking = setInterval(tick, TICK_MS);
@@ -116,7 +125,13 @@ async function main(args: readonly string[]): Promise<number> {
     const reason = `--memory ${memory} is more than the ${bytes} that this ${limit.owner} has`;
     say({ msg: "warning", reason });
   }
-  const signal = await signalled;
+  const signal = await Promise.race([signalled, engine.failed ?? signalled])
+    .catch((error) => {
+      throw new StartError(
+        error.message,
+        "start it again, with --standby if the range has an owner",
+      );
+    });
   notify("STOPPING=1");
   clearInterval(ticking);
   await Promise.race([engine.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
@@ -133,6 +148,7 @@ function described(engine: Engine, memory: number, reason: string | undefined) {
     engine: engine.name,
     reason,
     garbage: engine.name === "quic" ? "some for each request" : undefined,
+    ...engine.details,
     receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
   };
 }
@@ -230,6 +246,16 @@ function startError(error: unknown, address: string): unknown {
   if (error instanceof SecretError) {
     const hint = "PEM files that belong together; docs/operations.md shows how to make them";
     return new StartError(error.message, hint);
+  }
+  if (error instanceof ClusterError) return new StartError(error.message, error.hint);
+  if (error instanceof ConnectionError) {
+    const hint = "--cluster with nodes that answer; docs/cluster.md shows how to start some";
+    return new StartError(`the cluster cannot be used: ${error.message}`, hint);
+  }
+  if (error instanceof RedisError) {
+    const hint =
+      "--cluster-user FILE with a user who may do it; docs/cluster.md lists what it takes";
+    return new StartError(`the cluster refuses: ${error.message}`, hint);
   }
   if (error instanceof Unavailable) {
     return new StartError(`--engine syscall cannot be had: ${error.message}`, "--engine datagram");

@@ -7,6 +7,8 @@ import { assert, assertEquals } from "@std/assert";
 import { equals } from "@std/bytes";
 import { HEAP_BASE, MIN_HEAP, newHeapMemory } from "../../../lib/heap/heap.ts";
 import { Effect } from "../../../lib/daemon/service.ts";
+import { LOG_FORMAT } from "../../../lib/daemon/cluster/range.ts";
+import { MAX_DATAGRAM } from "../../../lib/protocol/wire.ts";
 import { newState, type State } from "../../../lib/daemon/state.ts";
 import { Box, type BoxOptions, fields, Random, word } from "../../testing.ts";
 
@@ -135,4 +137,32 @@ Deno.test("a daemon over copies of another's state and heap does what that does"
     const datagram = request(random, []);
     assertEquals(second.ask(datagram), first.box.ask(datagram), `step ${step} of seed ${seed}`);
   }
+});
+
+Deno.test("replay() of a known log makes the heap of LOG_FORMAT: who changes that counts it up", async () => {
+  const random = new Random(15);
+  const state = newState({ memory: SIZE, replayCache: 40, quota: OPTIONS.quota });
+  state.service.epoch.set([5, 6]);
+  state.cache.secrets.set([1, 2]);
+  state.quota.secrets.set([3, 4]);
+  const memory = newHeapMemory(SIZE);
+  const box = new Box({ ...OPTIONS, state, memory });
+  const pointers = Array.from({ length: 16 }, (_, i) => HEAP_BASE + 2048 * i);
+  const sent: string[] = [];
+  for (let step = 0; step < 3000; step++) {
+    box.clock[0] = Math.floor(step / 40);
+    box.from("192.0.2.1", 40000 + random.below(3));
+    sent.push(request(random, pointers));
+    box.replay(sent.at(-1)!, { proven: random.below(2), limit: MAX_DATAGRAM });
+  }
+  const repeats = sent.slice(-100).map((datagram) => box.ask(datagram) ?? "-").join();
+  const all = new Uint8Array([
+    ...new Uint8Array(memory.buffer, 0, SIZE),
+    ...new TextEncoder().encode(repeats),
+  ]);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", all)).toHex();
+  assertEquals([LOG_FORMAT, digest], [
+    1,
+    "9e05636840acb1502fc029704e77ab06c179f79855b3c892e957454765d1fcad",
+  ]);
 });

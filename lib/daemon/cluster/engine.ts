@@ -1,0 +1,323 @@
+/**
+ * The engine of a daemon in a cluster: it takes a range, or waits to take it, and serves as long as it is
+ * its own. Deno's sockets, in the main thread, since its replies wait for another socket.
+ */
+
+import { ServingTime, TICK_MS } from "../clock.ts";
+import { Counter } from "../counters.ts";
+import type { Engine, EngineOptions } from "../engine.ts";
+import { isWildcard } from "../../system/address.ts";
+import { Follower } from "./follower.ts";
+import { Lease } from "./lease.ts";
+import { Membership } from "./membership.ts";
+import type { MemberOptions } from "./options.ts";
+import { Owner } from "./owner.ts";
+import { ClusterError } from "./primary.ts";
+import { checkHead, FencedError, type Head, Owners, Range } from "./range.ts";
+import { formatNode, type Node } from "./resp.ts";
+
+/** How often a standby looks for news, when there are none. */
+const LOOK_MS = 50;
+/** How often an owner looks who has the other ranges. */
+const OWNERS_MS = 1000;
+/** After so long without an answer from the cluster the operator is told. */
+const STALL_MS = 1000;
+/** How long the cluster may take to answer for the first time. */
+const PATIENCE_MS = 5000;
+
+export async function serveCluster(
+  options: EngineOptions,
+  member: MemberOptions,
+): Promise<Engine> {
+  const { hostname, port } = options;
+  if (isWildcard(hostname)) {
+    throw new RangeError(
+      `Cannot listen on ${hostname} in a cluster: clients and other daemons are told this address; ` +
+        "use --host with one of this host's",
+    );
+  }
+  const socket = Deno.listenDatagram({ transport: "udp", hostname, port });
+  const { hostname: bound, port: boundPort } = socket.addr as Deno.NetAddr;
+  const engine = new ClusterEngine(options, member, socket, { hostname: bound, port: boundPort });
+  try {
+    await engine.start();
+  } catch (error) {
+    await engine.close();
+    throw error;
+  }
+  return engine;
+}
+
+class ClusterEngine implements Engine {
+  readonly name = "cluster";
+  readonly keepsTime = true;
+  readonly address: Node;
+  readonly failed: Promise<never>;
+  readonly #fail: (error: Error) => void;
+  readonly #options: EngineOptions;
+  readonly #member: MemberOptions;
+  readonly #socket: Deno.DatagramConn;
+  readonly #lease: Lease;
+  readonly #owners: Owners;
+  readonly #ended = new AbortController();
+  #range: Range | undefined;
+  #membership!: Membership;
+  #owner: Owner | undefined;
+  #serving: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    options: EngineOptions,
+    member: MemberOptions,
+    socket: Deno.DatagramConn,
+    address: Node,
+  ) {
+    this.#options = options;
+    this.#member = member;
+    this.#socket = socket;
+    this.address = address;
+    this.#lease = new Lease(member.lease);
+    this.#owners = new Owners(member);
+    const { promise, reject } = Promise.withResolvers<never>();
+    promise.catch(() => {});
+    this.failed = promise;
+    this.#fail = reject;
+  }
+
+  /** What the ready line tells of it. */
+  get details() {
+    return {
+      range: this.#range?.number,
+      fence: this.#owner && this.#range?.fence,
+      standby: this.#owner === undefined ? "yes" : undefined,
+      copies: this.#member.copies,
+      lease: `${this.#member.lease / 1000}s`,
+    };
+  }
+
+  /** Resolves when it owns a range and serves, or follows as a standby. */
+  async start(): Promise<void> {
+    const { range, standby, check } = this.#member;
+    const known = await this.#owners.changes(performance.now() + PATIENCE_MS) ?? new Map();
+    if (check) await this.#check(range);
+    else if (standby) await this.#follow(range!, known);
+    else if (range === undefined) await this.#takeAny(known);
+    else await this.#take(range, known);
+  }
+
+  async close(): Promise<void> {
+    this.#ended.abort();
+    await this.#owner?.close();
+    try {
+      this.#socket.close();
+    } catch {
+      // it has failed, and is closed
+    }
+    if (this.#owner !== undefined) await this.#range?.release().catch(() => {});
+    this.#range?.close();
+    this.#owners.close();
+    await this.#serving;
+  }
+
+  get #isClosed(): boolean {
+    return this.#ended.signal.aborted;
+  }
+
+  /** Looks whether a range that there is could be ours. */
+  async #check(number = 0): Promise<void> {
+    const range = this.#range = new Range(this.#member, number);
+    const head = await range.head(performance.now() + PATIENCE_MS);
+    if (head !== undefined && this.#member.range !== undefined) {
+      checkHead(number, head, this.#options);
+    }
+  }
+
+  /** Takes a range as soon as the lease is over of whoever has it; if that is renewed, it is refused. */
+  async #take(number: number, known: ReadonlyMap<number, Node>): Promise<void> {
+    const until = performance.now() + this.#lease.ms + PATIENCE_MS;
+    const range = this.#range = new Range(this.#member, number);
+    for (;;) {
+      const head = await range.head(until);
+      const found = await this.#claim(range, head);
+      if (found === undefined) break;
+      if (performance.now() + found.ms > until) {
+        throw new ClusterError(
+          `range ${number} belongs to ${found.owner}, which renews its lease`,
+          "--standby to take its place when it fails, or another --range",
+        );
+      }
+      await this.#rest(found.ms);
+    }
+    await this.#serve(await this.#newFollower(range, known));
+  }
+
+  /** Takes the first range that has no owner, or makes a new one. */
+  async #takeAny(known: ReadonlyMap<number, Node>): Promise<void> {
+    for (let number = 0;; number++) {
+      const range = this.#range = new Range(this.#member, number);
+      const head = await range.head(performance.now() + PATIENCE_MS);
+      if (head === undefined || isFit(number, head, this.#options)) {
+        if (await this.#claim(range, head) === undefined) {
+          return await this.#serve(await this.#newFollower(range, known));
+        }
+      }
+      range.close();
+    }
+  }
+
+  /** Follows a range that there is; what comes after that goes on by itself. */
+  async #follow(number: number, known: ReadonlyMap<number, Node>): Promise<void> {
+    const range = this.#range = new Range(this.#member, number);
+    const head = await range.head(performance.now() + PATIENCE_MS);
+    if (head === undefined) {
+      throw new ClusterError(
+        `there is no range ${number} to stand by for`,
+        "a daemon that has it first",
+      );
+    }
+    checkHead(number, head, this.#options);
+    const follower = await this.#newFollower(range, known);
+    this.#serving = this.#standBy(follower, head).catch((error) => this.#fail(error));
+  }
+
+  async #standBy(follower: Follower, head: Head): Promise<void> {
+    const { trim, say } = this.#member;
+    const range = this.#range!;
+    while (!this.#isClosed) {
+      if (await follower.advance() > 0) continue;
+      if (follower.logged > Math.max(trim, follower.snapshotted)) {
+        const logged = follower.logged;
+        if (await follower.trim()) {
+          say({
+            msg: "trimmed",
+            log: logged,
+            snapshot: follower.snapshotted,
+            at: follower.position,
+          });
+        }
+      }
+      if (await this.#claim(range, head) === undefined) {
+        await this.#serve(follower);
+        say({ msg: "took over", range: range.number, fence: range.fence });
+        return;
+      }
+      await this.#rest(LOOK_MS);
+    }
+  }
+
+  async #claim(range: Range, head: Head | undefined) {
+    if (head !== undefined) checkHead(range.number, head, this.#options);
+    return await range.claim(head, this.#options, this.address, this.#lease);
+  }
+
+  async #newFollower(range: Range, known: ReadonlyMap<number, Node>): Promise<Follower> {
+    const membership = this.#membership = new Membership(range.number);
+    this.#learn(known);
+    return await Follower.of(range, this.#options, membership, this.address.port);
+  }
+
+  #learn(owners: ReadonlyMap<number, Node>): void {
+    for (const [range, { hostname, port }] of owners) {
+      this.#membership.setOwner(range, hostname, port);
+    }
+  }
+
+  /** The range is ours: replays what is left of the log, and begins to answer. */
+  async #serve(follower: Follower): Promise<void> {
+    const range = this.#range!;
+    const membership = this.#membership;
+    membership.fence = range.fence;
+    const renewing = this.#repeat(this.#lease.ms / 3, () => this.#renew());
+    while (await follower.advance() > 0);
+    const { clock, counters } = this.#options.state.service;
+    const owner = new Owner({ socket: this.#socket, range, lease: this.#lease, follower, clock });
+    owner.failed.catch((error) => this.#fail(error));
+    this.#owner = owner;
+    const start = clock[0]!;
+    const time = new ServingTime(performance.now());
+    this.#repeat(TICK_MS, () => {
+      Atomics.store(clock, 0, start + time.seconds(performance.now()));
+      counters[Counter.held] = owner.heldBytes;
+      return Promise.resolve();
+    });
+    await this.#owners.tell(range.number, this.address);
+    this.#repeat(OWNERS_MS, () => this.#look());
+    this.#watch(owner);
+    this.#serving = Promise.all([owner.serve(), renewing]);
+  }
+
+  async #renew(): Promise<void> {
+    try {
+      await this.#range!.renew(this.#lease);
+      this.#owner?.renewed();
+    } catch (error) {
+      if (error instanceof FencedError || error instanceof ClusterError) this.#end(error);
+      // All else passes, or the lease ends.
+    }
+  }
+
+  #end(error: Error): void {
+    if (this.#isClosed) return;
+    this.#owner?.fail(error);
+    this.#fail(error);
+  }
+
+  /** Learns who has the other ranges, and says again who has ours, if somebody who had it has said so since. */
+  async #look(): Promise<void> {
+    const owners = await this.#owners.changes().catch(() => undefined);
+    if (owners === undefined) return;
+    this.#learn(owners);
+    const { number } = this.#range!;
+    const told = owners.get(number);
+    if (told !== undefined && formatNode(told) === formatNode(this.address)) return;
+    if (this.#lease.holds) await this.#owners.tell(number, this.address).catch(() => {});
+  }
+
+  /** Tells the operator when the cluster does not take what is appended, and when it does again. */
+  #watch(owner: Owner): void {
+    let [number, since, stalled] = [0, 0, false];
+    this.#repeat(STALL_MS / 4, () => {
+      const now = performance.now();
+      if (owner.underWay === 0 || owner.underWay !== number) {
+        if (stalled) {
+          this.#member.say({ msg: "resumed", after: `${((now - since) / 1000).toFixed(1)}s` });
+        }
+        [number, since, stalled] = [owner.underWay, now, false];
+      } else if (!stalled && now - since > STALL_MS) {
+        stalled = true;
+        const reason = this.#range!.reason || "too few nodes have what is appended";
+        this.#member.say({ msg: "stalled", reason });
+      }
+      return Promise.resolve();
+    });
+  }
+
+  /** Does something again and again until this engine ends. */
+  async #repeat(ms: number, work: () => Promise<void>): Promise<void> {
+    for (;;) {
+      await this.#rest(ms);
+      if (this.#isClosed) return;
+      await work();
+    }
+  }
+
+  #rest(ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    const end = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+    const { signal } = this.#ended;
+    signal.addEventListener("abort", end, { once: true });
+    return promise.finally(() => signal.removeEventListener("abort", end));
+  }
+}
+
+function isFit(number: number, head: Head, options: EngineOptions): boolean {
+  try {
+    checkHead(number, head, options);
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,167 @@
+/**
+ * A way to whoever is the primary of a key: it follows the cluster when the key's slot is moved, or when a
+ * replica takes over. No map of slots is kept: a node that is asked in vain says who knows better.
+ */
+
+import {
+  type Access,
+  type Argument,
+  Connection,
+  ConnectionError,
+  formatNode,
+  type Node,
+  parseNode,
+  RedisError,
+  type Reply,
+  textOf,
+} from "./resp.ts";
+import { LIBRARY } from "./functions.ts";
+
+/** How long a node may take to accept a connection, and to answer. */
+export const PATIENCE_MS = 1000;
+/** How long to wait before the next try, when nobody could help. */
+const REST_MS = 50;
+/** So many nodes may send us on, one to the next. */
+const MOST_REDIRECTS = 8;
+
+/** The cluster is not complete, or busy with what is asked for: the same may be asked again. */
+const PASSING = ["TRYAGAIN", "ASK", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "OOM"];
+
+/** The cluster cannot be used, whatever is tried; the message says why, and `hint` what to do. */
+export class ClusterError extends Error {
+  constructor(message: string, readonly hint = "docs/cluster.md") {
+    super(message);
+  }
+}
+
+export class Primary {
+  readonly #access: Access;
+  readonly #key: string;
+  /** Those that were named, and those that they have named. */
+  readonly #nodes = new Map<string, Node>();
+  #connection: Connection | undefined;
+  #next = 0;
+  #closed = false;
+  /** Why the last try failed. */
+  #reason = "";
+
+  /** Of `key`, in the cluster of which some nodes are given. */
+  constructor(nodes: readonly Node[], access: Access, key: string) {
+    this.#access = access;
+    this.#key = key;
+    for (const node of nodes) this.#nodes.set(formatNode(node), node);
+  }
+
+  /** Why nothing has come of the last try; "" if it succeeded. */
+  get reason(): string {
+    return this.#reason;
+  }
+
+  /**
+   * Has commands carried out by the primary, however long it takes to find one, and resolves with their
+   * replies. Each may be carried out several times. `recover` is called with each new connection first.
+   * Rejects with a RedisError if one is refused for good, with a ClusterError if the cluster is unusable,
+   * and with the last error if `until`, a time of performance.now(), has come.
+   */
+  async ask(
+    commands: readonly (readonly Argument[])[],
+    { timeout = PATIENCE_MS, until = Infinity, recover }: {
+      timeout?: number;
+      until?: number;
+      recover?: (connection: Connection) => Promise<void>;
+    } = {},
+  ): Promise<Reply[]> {
+    for (;;) {
+      try {
+        if (this.#closed) throw new ClusterError("the connection to the cluster was closed");
+        const fresh = this.#connection === undefined || this.#connection.isClosed;
+        const connection = fresh ? await this.#connect() : this.#connection!;
+        if (fresh) await recover?.(connection);
+        const replies = await connection.pipeline(commands, timeout);
+        this.#reason = "";
+        return replies;
+      } catch (error) {
+        await this.#mend(error);
+        if (performance.now() >= until) throw error;
+        await new Promise((resolve) => setTimeout(resolve, REST_MS));
+      }
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#connection?.close();
+  }
+
+  /** Does what an error asks for, so that it can be tried again; throws it if there is no use in that. */
+  async #mend(error: unknown): Promise<void> {
+    if (this.#closed || !(error instanceof RedisError || error instanceof ConnectionError)) {
+      throw error;
+    }
+    this.#reason = error.message;
+    if (error instanceof ConnectionError) {
+      this.#connection?.close();
+      this.#connection = undefined;
+      return;
+    }
+    if (error.message.includes("Function not found")) {
+      await this.#connection?.call(["FUNCTION", "LOAD", "REPLACE", LIBRARY], PATIENCE_MS)
+        .catch((error) => this.#mend(error));
+      return;
+    }
+    if (error.code === "MOVED" || error.code === "READONLY" || error.code === "LOADING") {
+      this.#connection?.close();
+      this.#connection = undefined;
+      return;
+    }
+    if (!PASSING.includes(error.code)) throw error;
+  }
+
+  /** A connection to the primary of our key. */
+  async #connect(): Promise<Connection> {
+    const nodes = [...this.#nodes.values()];
+    let node = nodes[this.#next++ % nodes.length]!;
+    for (let i = 0; i < MOST_REDIRECTS; i++) {
+      const connection = await Connection.open(node, this.#access, PATIENCE_MS);
+      this.#connection = connection;
+      try {
+        await this.#learn(connection);
+        // A write in all but effect: a replica sends us to its primary.
+        await connection.call(["PERSIST", this.#key], PATIENCE_MS);
+        return connection;
+      } catch (error) {
+        const moved = error instanceof RedisError && error.code === "MOVED"
+          ? parseNode(error.message.split(" ")[2] ?? "")
+          : undefined;
+        if (moved === undefined) {
+          // While its slot is moved the key may be here or there: this is still who has to say so.
+          if (error instanceof RedisError && error.code === "ASK") return connection;
+          connection.close();
+          throw error;
+        }
+        connection.close();
+        // A node that does not know its own name leaves it out.
+        node = moved.hostname === "" ? { ...moved, hostname: node.hostname } : moved;
+      }
+    }
+    throw new ConnectionError("the nodes of the cluster send us round in a circle");
+  }
+
+  async #learn(connection: Connection): Promise<void> {
+    let slots: Reply;
+    try {
+      slots = await connection.call(["CLUSTER", "SLOTS"], PATIENCE_MS);
+    } catch (error) {
+      if (error instanceof RedisError && error.message.includes("cluster support disabled")) {
+        throw new ClusterError(`${[...this.#nodes.keys()].join()} is a Redis, but no cluster`);
+      }
+      throw error;
+    }
+    for (const slot of slots as Reply[][]) {
+      for (const found of slot.slice(2) as Reply[][]) {
+        const node = { hostname: textOf(found[0]), port: Number(found[1]) };
+        if (node.hostname !== "") this.#nodes.set(formatNode(node), node);
+      }
+    }
+  }
+}
