@@ -5,10 +5,15 @@
 --
 --     tshark -X lua_script:mallocd.lua -i lo -f "udp port 8081"
 --
+-- Statistics > mallocd counts requests, refusals and times by method; tshark does so at the end of a
+-- capture with -o mallocd.statistics:TRUE, and -q leaves only that.
+--
 -- Filters: mallocd.status != 0, mallocd.time > 0.001, mallocd.method == "read" && !mallocd.reply_in
 
 local mallocd = Proto("mallocd", "mallocd, malloc over UDP")
 mallocd.prefs.port = Pref.uint("UDP port", 8081, "The port that mallocd listens on")
+mallocd.prefs.statistics = Pref.bool("Statistics at the end", false,
+  "Lets tshark count requests, refusals and times by method, and print that at the end")
 
 local STATUSES = {
   [0] = "ok", [1] = "EPERM", [11] = "EAGAIN", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [38] = "ENOSYS",
@@ -26,6 +31,7 @@ local METHODS = {
   [6] = { name = "add", request = { "pointer", "delta" }, reply = { "old" } },
   [7] = { name = "hello", request = {}, reply = { "epoch", "base", "size", "largest", "version" },
     session = { "token", "share" }, cluster = { "range", "fence", "ranges" } },
+  [11] = { name = "stats", request = { "what" }, reply = { "data" } },
 }
 -- What a request with the session flag has after its word.
 local SESSION = { "epoch", "token" }
@@ -48,6 +54,7 @@ local fields = {
   delta = ProtoField.int64("mallocd.delta", "Delta", base.DEC),
   old = ProtoField.uint64("mallocd.old", "Old value", base.DEC_HEX),
   epoch = ProtoField.uint64("mallocd.epoch", "Boot epoch", base.HEX),
+  what = ProtoField.uint64("mallocd.what", "What", base.DEC, { [0] = "values", [1] = "names" }),
   base = ProtoField.uint64("mallocd.base", "Heap base", base.HEX),
   size = ProtoField.uint64("mallocd.size", "Heap size", base.DEC),
   largest = ProtoField.uint64("mallocd.largest", "Largest datagram", base.DEC),
@@ -356,3 +363,77 @@ local function register()
 end
 mallocd.prefs_changed = register
 register()
+
+-- The statistics tap.
+local method_of, status_of = Field.new("mallocd.method"), Field.new("mallocd.status")
+local notice_of = Field.new("_ws.expert.message")
+local time_of, reply_to, repeat_of = Field.new("mallocd.time"), Field.new("mallocd.request_in"), Field.new("mallocd.repeat_of")
+
+-- Counts the messages of some frames, by method; `text` tells of them.
+local function new_counts()
+  local rows, order = {}, {}
+  local function row(method)
+    if not rows[method] then
+      rows[method] = { requests = 0, replies = 0, refused = 0, repeats = 0, times = {} }
+      table.insert(order, method)
+    end
+    return rows[method]
+  end
+  local counts = {}
+
+  function counts.clear() rows, order = {}, {} end
+
+  -- The fields of several messages come in their order. A reply has a time if its request was seen.
+  function counts.add()
+    local methods, statuses, times = { method_of() }, { status_of() }, { time_of() }
+    local is_reply = #{ reply_to() } > 0
+    for i, method in ipairs(methods) do
+      local r = row(method.value)
+      if is_reply then
+        r.replies = r.replies + 1
+        -- A classic reply has no status, but is noticed.
+        local refused = not statuses[i] and #{ notice_of() } > 0
+        if refused or statuses[i] and statuses[i].value ~= 0 then r.refused = r.refused + 1 end
+        if times[i] and #times == #methods then table.insert(r.times, tonumber(tostring(times[i].value))) end
+      else
+        r.requests = r.requests + 1
+      end
+    end
+    local repeats = #{ repeat_of() }
+    if repeats > 0 and methods[1] then row(methods[1].value).repeats = row(methods[1].value).repeats + repeats end
+  end
+
+  function counts.text()
+    local lines = { ("%-10s %9s %9s %9s %9s %10s %10s %10s"):format("mallocd", "requests", "replies", "refused",
+      "repeats", "p50 ms", "p99 ms", "max ms") }
+    table.sort(order)
+    for _, method in ipairs(order) do
+      local r = rows[method]
+      table.sort(r.times)
+      local function at(share)
+        if #r.times == 0 then return "-" end
+        return ("%.3f"):format(r.times[math.max(1, math.ceil(share * #r.times))] * 1000)
+      end
+      table.insert(lines, ("%-10s %9d %9d %9d %9d %10s %10s %10s"):format(method, r.requests, r.replies, r.refused,
+        r.repeats, at(0.5), at(0.99), at(1)))
+    end
+    return table.concat(lines, "\n")
+  end
+  return counts
+end
+
+if gui_enabled() then
+  register_menu("mallocd", function()
+    local window, tap, counts = TextWindow.new("mallocd"), Listener.new(nil, "mallocd"), new_counts()
+    window:set_atclose(function() tap:remove() end)
+    tap.packet, tap.reset = counts.add, counts.clear
+    function tap.draw() window:set(counts.text()) end
+    retap_packets()
+  end, MENU_STAT_UNSORTED)
+else
+  local tap, counts = Listener.new(nil, "mallocd"), new_counts()
+  tap.packet, tap.reset = counts.add, counts.clear
+  function tap.draw()
+    if mallocd.prefs.statistics then print(counts.text()) end
+  end
+end

@@ -56,17 +56,31 @@ export interface ClientCommand extends Command {
    * time to load: heavy.ts has it.
    */
   readonly prepare?: (words: readonly string[]) => Run;
+  /** Whether it knows by itself what to do with --repeat and --every. */
+  readonly repeats?: boolean;
+}
+
+/** What a command that repeats by itself is told by the flags that all have. */
+export interface Repeating {
+  /** How many times; undefined if that was not said. */
+  readonly repeat?: number;
+  /** Milliseconds from one time to the next; likewise. */
+  readonly every?: number;
 }
 
 /** A command whose flags are known to what it does, and to nobody else. */
 export function define<F extends Flags>(
-  command: Command & { flags?: F; prepare: (words: readonly string[]) => Run<F> },
+  command: Command & {
+    flags?: F;
+    prepare: (words: readonly string[]) => Run<F>;
+    repeats?: boolean;
+  },
 ): ClientCommand {
   return command as ClientCommand;
 }
 
 /** A command that takes time to load, and so is only described here. */
-export function describe(command: Command): ClientCommand {
+export function describe(command: Command & { repeats?: boolean }): ClientCommand {
   return command;
 }
 

@@ -14,6 +14,8 @@ import { cas } from "./commands/cas.ts";
 import { add } from "./commands/add.ts";
 import { ping } from "./commands/ping.ts";
 import { info } from "./commands/info.ts";
+import { stat } from "./commands/stat.ts";
+import { top } from "./commands/top.ts";
 import { stress } from "./commands/stress.ts";
 import { bench } from "./commands/bench.ts";
 import { shell } from "./commands/shell.ts";
@@ -32,6 +34,8 @@ const TABLE = {
   add,
   ping,
   info,
+  stat,
+  top,
   stress,
   bench,
   shell,

@@ -3,7 +3,7 @@
  * protocol: tagged.ts and classic.ts.
  */
 
-import type { MethodName } from "../protocol/wire.ts";
+import { type MethodName, METHODS } from "../protocol/wire.ts";
 import { describeErrno, ERRNO } from "../protocol/errno.ts";
 
 export interface Call {
@@ -13,6 +13,8 @@ export interface Call {
   readonly data?: Uint8Array | undefined;
   /** Bytes that the body of the reply will have, if the call succeeds. */
   readonly bodyLength: number;
+  /** Whether that is a guess, and the body may be of any length. */
+  readonly anyLength?: boolean | undefined;
   /** Milliseconds from the first datagram on after which the call is given up. */
   readonly timeout: number;
   readonly signal?: AbortSignal | undefined;
@@ -132,7 +134,7 @@ export function describe(
   { method, fields, data }: Pick<Call, "method" | "fields" | "data">,
 ): string {
   const words = fields.map((field, i) =>
-    i === 0 && method !== "malloc" ? `0x${field.toString(16)}` : String(field)
+    METHODS[method].request[i] === "pointer" ? `0x${field.toString(16)}` : String(field)
   );
   if (data !== undefined) words.push("data");
   return `${method}(${words.join(", ")})`;

@@ -36,7 +36,10 @@ export const CLIENT_FLAGS = {
   ),
   hex: on("print pointers in hexadecimal"),
   json: on("print objects, one a line; 64-bit numbers are strings in them"),
-  repeat: { ...count("N", 1, [1, 1_000_000_000], "how many times to do it"), short: "r" },
+  repeat: {
+    ...optional(count("N", 1, [1, 1_000_000_000], "how many times to do it, instead of once")),
+    short: "r",
+  },
   every: {
     ...optional(duration("TIME", "1s", 3_600_000, "how long to wait before each repeat")),
     short: "i",

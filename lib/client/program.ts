@@ -137,7 +137,9 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   }
   const context: Context = { remote, terminal, hex, json, timeout };
   try {
-    return await repeatedly(repeat, every, () => run(context, values)) ? 0 : 1;
+    const once = () => run(context, values);
+    const isOnce = command !== undefined && COMMANDS[command].repeats === true;
+    return await (isOnce ? once() : repeatedly(repeat, every, once)) ? 0 : 1;
   } finally {
     // A UDP socket is closed by the end of the process, which comes next and is faster at it; a daemon
     // that is not told of the end of a connection keeps a place for it.
@@ -147,7 +149,7 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
 
 /** Runs a command again and again, until Ctrl-C; true if all went well each time. */
 async function repeatedly(
-  count: number,
+  count = 1,
   interval: number | undefined,
   run: () => Promise<boolean>,
 ): Promise<boolean> {

@@ -23,7 +23,14 @@ import {
   RemoteError,
   StaleEpochError,
 } from "./exchange.ts";
-import { FIELD, type MethodName, METHODS, REPLY_BODY } from "../protocol/wire.ts";
+import {
+  FIELD,
+  type MethodName,
+  METHODS,
+  REPLY_BODY,
+  STATS_NAMES,
+  STATS_VALUES,
+} from "../protocol/wire.ts";
 import { TaggedExchange } from "./exchanges/tagged.ts";
 import {
   type Clock,
@@ -48,6 +55,9 @@ export const DEFAULT_TIMEOUT_MS = 1000;
 export const MAX_TIMEOUT_MS = 50_000;
 
 const PROTOCOLS = ["auto", "tagged", "classic"];
+
+/** What stats is taken to answer at the most, until it has: a few hundred names. */
+const STATS_GUESS = 8192;
 
 /** How many pieces of one long read or write are under way at a time. */
 const PIECES_UNDER_WAY = 32;
@@ -92,6 +102,16 @@ export interface Hello {
   readonly version: number;
 }
 
+/** One of the figures that a daemon tells about itself. */
+export interface Stat {
+  /** How many. */
+  readonly value: bigint;
+  /** A counter begins with 0 and never falls; a gauge tells how much there is now. */
+  readonly kind: "counter" | "gauge";
+  /** What is counted, as `bytes`; pieces, if it is left out. */
+  readonly unit?: string;
+}
+
 /** The heap of one daemon, until it is closed or disposed of. */
 export class Remote implements AsyncDisposable {
   readonly #exchange: Exchange;
@@ -99,6 +119,10 @@ export class Remote implements AsyncDisposable {
   /** The daemon's address, as it was given. */
   readonly server: string;
   #hello: Hello | undefined;
+  /** What the daemon said of its statistics, a line each, and the epoch in which it did. */
+  #statNames:
+    | { readonly epoch: bigint | undefined; readonly lines: readonly (readonly string[])[] }
+    | undefined;
 
   private constructor(server: string, exchange: Exchange, timeout: number, hello?: Hello) {
     this.server = server;
@@ -286,6 +310,29 @@ export class Remote implements AsyncDisposable {
   }
 
   /**
+   * What the daemon counts and measures, by name, in its order; docs/operations.md explains the names. Tagged protocol only.
+   */
+  async stats(options: CallOptions = {}): Promise<Map<string, Stat>> {
+    const ask = (what: number) =>
+      this.#call("stats", [BigInt(what)], options, { bodyLength: STATS_GUESS, anyLength: true });
+    const epoch = this.#hello?.epoch;
+    if (this.#statNames === undefined || this.#statNames.epoch !== epoch) {
+      const text = new TextDecoder().decode(await ask(STATS_NAMES));
+      this.#statNames = { epoch, lines: text.split("\n").map((line) => line.split(" ")) };
+    }
+    const { lines } = this.#statNames;
+    const values = await ask(STATS_VALUES);
+    if (values.length !== FIELD * lines.length) {
+      this.#statNames = undefined; // those of another daemon, which has no session to tell that by
+      throw new RefusedError(`stats(${STATS_VALUES})`, undefined, "reply of a wrong length");
+    }
+    return new Map(lines.map(([name = "", kind, unit], i) => {
+      const value = asBigInt(values, FIELD * i);
+      return [name, { value, kind: kind === "counter" ? kind : "gauge", ...unit && { unit } }];
+    }));
+  }
+
+  /**
    * Goes on with a daemon that was restarted, after a StaleEpochError. All pointers of before are gone, and
    * calls that are pending with them are rejected with that error. Resolves with what the daemon tells now;
    * in the classic protocol, which cannot know, with undefined.
@@ -322,8 +369,14 @@ export class Remote implements AsyncDisposable {
     {
       data,
       bodyLength = REPLY_BODY[METHODS[method].opcode]!,
+      anyLength,
       epoch = method === "hello" ? undefined : this.#hello?.epoch,
-    }: { data?: Uint8Array; bodyLength?: number; epoch?: bigint | undefined } = {},
+    }: {
+      data?: Uint8Array;
+      bodyLength?: number;
+      anyLength?: boolean;
+      epoch?: bigint | undefined;
+    } = {},
   ): Promise<Uint8Array> {
     const { timeout, signal } = this.#check(options);
     const unsigned = fields.map((field) => BigInt.asUintN(64, field));
@@ -332,6 +385,7 @@ export class Remote implements AsyncDisposable {
       fields: unsigned,
       data,
       bodyLength,
+      anyLength,
       timeout,
       signal,
       epoch,

@@ -17,7 +17,7 @@ import { splitLine, type Variables, type Word } from "./line.ts";
 import { NoReplyError, type Remote, RemoteError } from "./remote.ts";
 
 /** What is a program's, and not a line's. */
-const OUTSIDE = ["shell", "help", "version"] as const;
+const OUTSIDE = ["shell", "top", "help", "version"] as const;
 type ShellCommand = Exclude<CommandName, (typeof OUTSIDE)[number]>;
 const NAMES = (Object.keys(COMMANDS) as CommandName[]).filter(isCommand);
 

@@ -113,6 +113,7 @@ async function main(args: readonly string[]): Promise<number> {
     if (!engine.keepsTime) Atomics.store(clock, 0, time.seconds(performance.now()));
     counters[Counter.resident] = Deno.memoryUsage().rss;
   };
+  tick();
   const ticking = setInterval(tick, TICK_MS);
   say({ msg: "ready", ...described(engine, values.memory, reason) });
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);

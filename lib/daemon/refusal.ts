@@ -18,6 +18,7 @@ export const Refusal = {
   tagReused: 14,
   overQuota: 15,
   otherRange: 16,
+  badArgument: 17,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -39,6 +40,7 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   staleEpoch: ERRNO.ESTALE,
   tagReused: ERRNO.EINVAL,
   overQuota: ERRNO.ENOMEM,
+  badArgument: ERRNO.EINVAL,
   otherRange: ERRNO.EREMOTE,
 };
 

@@ -14,10 +14,12 @@ import {
   decodeRequest,
   encodeReplyHead,
   FIELD,
+  fieldAt,
   FIRST_VERSION,
   Flag,
   MAX_DATAGRAM,
   METHODS,
+  OPCODES,
   OWNER_BODY,
   PROTOCOL_VERSION,
   REPLY_BODY,
@@ -26,12 +28,15 @@ import {
   SESSION,
   SESSION_REPLY_BODY,
   setField,
+  STATS_NAMES,
+  STATS_VALUES,
   Word,
   wordAt,
 } from "../protocol/wire.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
 import { Quota } from "./quota.ts";
 import { ReplyBudget } from "./reply_budget.ts";
+import { Stats } from "./stats.ts";
 import type { State } from "./state.ts";
 import { Tokens } from "./token.ts";
 import { isLoopbackSource } from "../system/address.ts";
@@ -70,6 +75,11 @@ const WRITE = METHODS.write.opcode;
 const REALLOC = METHODS.realloc.opcode;
 const CAS = METHODS.cas.opcode;
 const HELLO = METHODS.hello.opcode;
+const STATS = METHODS.stats.opcode;
+
+/** By opcode, 1 for requests that change nothing, whose replies are not remembered. */
+const CHANGES_NOTHING = new Uint8Array(OPCODES);
+for (const opcode of [READ, HELLO, STATS]) CHANGES_NOTHING[opcode] = 1;
 
 /** What an operator decides, and what a daemon's threads share: plain data. */
 export interface ServiceOptions {
@@ -116,6 +126,7 @@ export class Service {
   readonly #admission: Admission;
   readonly #cache: DuplicateRequestCache;
   readonly #tokens: Tokens;
+  readonly #stats: Stats;
   /** For admitted networks: what who has proven nothing may be sent all the same. */
   readonly #budget: ReplyBudget | undefined;
   readonly #unvalidated: boolean;
@@ -164,6 +175,7 @@ export class Service {
       ? undefined
       : new Quota(options.quota, heap, io, quota, undo);
     this.#tokens = new Tokens(io, clock, tokens);
+    this.#stats = new Stats({ ...options, memory: heap.size }, options.state, io);
     this.#budget = options.allow && new ReplyBudget(io, clock);
     this.#unvalidated = options.unvalidated ?? false;
     this.#epoch = service.epoch;
@@ -318,7 +330,7 @@ export class Service {
   #answer(at: number, available: number, replyAt: number, room: number, source: number): number {
     const request = this.#request;
     let refusal = this.#check(at, decodeRequest(this.#io, at, available, request));
-    const once = refusal === Refusal.none && request.opcode !== READ && request.opcode !== HELLO &&
+    const once = refusal === Refusal.none && CHANGES_NOTHING[request.opcode] === 0 &&
       (request.opcode !== FREE || request.pointer !== NULL);
     let digest = 0;
     if (once) {
@@ -404,6 +416,8 @@ export class Service {
       }
       case REALLOC:
         return this.#address(request, this.#realloc(request), body);
+      case STATS:
+        return this.#tellStats(request.rest, body, room);
       case CAS:
         return this.#old(this.heap.cas(request, request.rest, body));
       default:
@@ -435,6 +449,18 @@ export class Service {
   #old(refusal: Refusal): Refusal {
     if (refusal === Refusal.none) this.#bodyLength = FIELD;
     return this.#refuse(refusal);
+  }
+
+  /** All that is counted and measured, or the names of that, as the field at `at` says. */
+  #tellStats(at: number, body: number, room: number): Refusal {
+    const what = fieldAt(this.#io, at);
+    if (what !== STATS_VALUES && what !== STATS_NAMES) return this.#refuse(Refusal.badArgument);
+    const length = what === STATS_NAMES ? this.#stats.namesLength : this.#stats.valuesLength;
+    if (length > room) return this.#refuse(this.#overLimit);
+    if (what === STATS_NAMES) this.#stats.writeNames(body);
+    else this.#stats.writeValues(body);
+    this.#bodyLength = length;
+    return Refusal.none;
   }
 
   /** Whom the client talks to and, in a session, its token and its share of the cache. */

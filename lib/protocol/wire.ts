@@ -67,7 +67,8 @@ export type MethodName =
   | "realloc"
   | "cas"
   | "add"
-  | "hello";
+  | "hello"
+  | "stats";
 
 /** The whole protocol; everything below is derived from this table. */
 export const METHODS: Readonly<Record<MethodName, Layout>> = {
@@ -86,7 +87,12 @@ export const METHODS: Readonly<Record<MethodName, Layout>> = {
     session: ["value", "value"], // token, share
     cluster: ["value", "value", "value"], // range, fence, ranges
   },
+  stats: { opcode: 11, request: ["value"], reply: ["data"] }, // STATS_VALUES or STATS_NAMES
 };
+
+/** What stats may be asked for: its figures, or once their names. */
+export const STATS_VALUES = 0;
+export const STATS_NAMES = 1;
 
 /** The highest opcode that a classic word may carry: those of the paper. */
 const LAST_CLASSIC = METHODS.write.opcode;
@@ -107,8 +113,11 @@ export const REPLY_HEAD = 2 * FIELD;
 export const MAX_TAGGED_READ = MAX_DATAGRAM - REPLY_HEAD;
 export const MAX_WRITE = MAX_DATAGRAM - 3 * FIELD;
 
-/** By opcode: bytes before the data, and where the pointer and the length lie, 0 for nowhere. */
-const OPCODES = Object.keys(METHODS).length;
+/** One more than the highest opcode. Some below it may be nobody's. */
+export const OPCODES: number = 1 +
+  Math.max(...Object.values(METHODS).map(({ opcode }) => opcode));
+
+/** By opcode: bytes before the data, 0 for no method; and where the pointer and the length lie, 0 for nowhere. */
 const HEAD = new Uint8Array(OPCODES);
 const POINTER_AT = new Uint8Array(OPCODES);
 const LENGTH_AT = new Uint8Array(OPCODES);
@@ -127,6 +136,7 @@ export const CLUSTER_REPLY_BODY = new Uint8Array(OPCODES);
 export const OWNER_BODY = 3 * FIELD;
 
 for (const { opcode, request, reply, session = [], cluster = [] } of Object.values(METHODS)) {
+  if (HEAD[opcode] !== 0) throw new Error(`Cannot derive the protocol: two methods are ${opcode}`);
   let at = FIELD;
   for (const part of request) {
     if (part === "pointer") POINTER_AT[opcode] = at;
@@ -138,9 +148,6 @@ for (const { opcode, request, reply, session = [], cluster = [] } of Object.valu
   REPLY_BODY[opcode] = FIELD * reply.filter((part) => part !== "data").length;
   SESSION_REPLY_BODY[opcode] = REPLY_BODY[opcode]! + FIELD * session.length;
   CLUSTER_REPLY_BODY[opcode] = SESSION_REPLY_BODY[opcode]! + FIELD * cluster.length;
-}
-if (HEAD.includes(0)) {
-  throw new Error("Cannot derive the protocol: opcodes must be 0, 1, 2 and so on, one method each");
 }
 
 /** What a method word says about the datagram that it begins. */
@@ -198,7 +205,7 @@ export function decodeRequest(
   request.flags = low >>> 8 & 0xff;
   request.status = low >>> 16;
   request.tag = bytes.getInt32(at);
-  if (opcode >= OPCODES) return Decoded.unknownMethod;
+  if (opcode >= OPCODES || HEAD[opcode] === 0) return Decoded.unknownMethod;
   const shift = (request.flags & Flag.session) === 0 ? 0 : SESSION;
   const head = HEAD[opcode]! + shift;
   if (available < head) return Decoded.truncated;

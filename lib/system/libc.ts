@@ -63,6 +63,7 @@ export const IOVEC = struct(16, { base: 8, length: 8 });
 /** Before the data of a control message; `length` counts both. */
 export const CMSGHDR = struct(16, { length: 8, level: 4, type: 4 });
 export const POLLFD = struct(8, { fd: 4, events: 2, revents: 2 });
+export const TIMESPEC = struct(16, { seconds: 8, nanoseconds: 8 });
 /** A program of classic BPF, <linux/filter.h>: how many instructions of 8 bytes, and where they are. */
 export const SOCK_FPROG = struct(16, { length: 2, filter: 8 });
 
@@ -95,6 +96,8 @@ export const UDP_GRO = 104;
 export const POLLIN = 1;
 export const MSG_DONTWAIT = 0x40;
 export const MSG_WAITFORONE = 0x10000;
+/** <linux/time.h> */
+export const CLOCK_MONOTONIC = 1;
 
 /** <asm-generic/errno-base.h>, <asm-generic/errno.h> */
 export const Errno = {
@@ -133,6 +136,7 @@ const SYMBOLS = {
     parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"],
     result: "isize",
   },
+  clock_gettime: { parameters: ["i32", "usize"], result: "i32" },
   poll: { parameters: ["usize", "usize", "i32"], result: "i32" },
   errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
   // Deno.UnsafePointer needs permission for all libraries; this needs it for libc only.

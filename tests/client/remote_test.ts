@@ -87,15 +87,20 @@ const SILENT: Answer = () => {};
 
 /** The reply to a tagged request, with a body of as many bytes as it ought to have, all of them 1. */
 function replyTo(datagram: Uint8Array): Uint8Array<ArrayBuffer> {
-  const request = new Request();
-  const view = new DataView(datagram.buffer, datagram.byteOffset, datagram.length);
-  decodeRequest(view, 0, datagram.length, request);
+  const request = decoded(datagram);
   const isRead = request.opcode === METHODS.read.opcode;
   const bodies = (request.flags & Flag.session) === 0 ? REPLY_BODY : SESSION_REPLY_BODY;
   const length = isRead ? request.length : bodies[request.opcode]!;
   const reply = new Uint8Array(REPLY_HEAD + length).fill(1);
   encodeReplyHead(new DataView(reply.buffer), 0, request, 0, length);
   return reply;
+}
+
+function decoded(datagram: Uint8Array): Request {
+  const request = new Request();
+  const view = new DataView(datagram.buffer, datagram.byteOffset, datagram.length);
+  decodeRequest(view, 0, datagram.length, request);
+  return request;
 }
 
 const FIVE_ONES = new Uint8Array(5).fill(1);
@@ -157,6 +162,63 @@ for (const protocol of PROTOCOLS) {
     await remote.free(0n);
     await remote.ping(); // so that the last classic free was served, too
     assertEquals([daemon.count("blocks"), daemon.requests("free")], [0, 3]);
+  });
+}
+
+socketTest("Remote.stats() tells what the daemon counts, by name", async () => {
+  await using daemon = await startDaemon();
+  await using remote = await Remote.connect({ server: daemon.server });
+  await remote.malloc(100);
+  const stats = await remote.stats();
+  assertEquals([...stats.keys()].slice(0, 2), ["epoch", "uptime"]);
+  assertEquals(stats.get("epoch"), { value: remote.hello!.epoch, kind: "gauge" });
+  assertEquals(stats.get("bytes"), { value: 128n, kind: "gauge", unit: "bytes" });
+  assertEquals(stats.get("requests.malloc"), { value: 1n, kind: "counter" });
+  const again = await remote.stats();
+  assertEquals(again.get("requests.stats")!.value, 4n - 1n, "names are asked for once");
+  await using classic = await Remote.connect({ server: daemon.server, protocol: "classic" });
+  await assertRejects(() => classic.stats(), RefusedError, "needs the tagged protocol");
+});
+
+socketTest("Remote.stats() asks for the names again when the daemon was restarted", async () => {
+  const port = await (async () => {
+    await using daemon = await startDaemon();
+    return Number(daemon.server.split(":")[1]);
+  })();
+  let daemon = await startDaemon({ port });
+  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  await remote.stats();
+  await daemon[Symbol.asyncDispose]();
+  daemon = await startDaemon({ port, memory: 1024 ** 2 });
+  try {
+    await assertRejects(() => remote.stats(), StaleEpochError);
+    await remote.renew();
+    const stats = await remote.stats();
+    assertEquals(stats.get("heap")!.value, 1024n ** 2n);
+    assertEquals(stats.get("requests.stats")!.value, 2n);
+  } finally {
+    await daemon[Symbol.asyncDispose]();
+  }
+});
+
+const WRONG_STATS = [
+  ["three values for two names", "61206761756765 0a 6220 636f756e746572", 3],
+  ["no values at all", "61206761756765", 0],
+  ["half a value", "61206761756765", 0.5],
+] as const;
+
+for (const [what, names, values] of WRONG_STATS) {
+  socketTest(`Remote.stats() rejects ${what}`, async () => {
+    await using daemon = new FakeDaemon(tagged(async (request, from, daemon) => {
+      const { tag, rest } = decoded(request);
+      const asksForNames = request[rest + 7] === 1;
+      const body = asksForNames ? names.replaceAll(" ", "") : "00".repeat(8 * values);
+      const flags = request[6]! | 0x80;
+      const reply = word(tag, METHODS.stats.opcode, { flags }) + fields(body.length / 2) + body;
+      await daemon.send(reply, from);
+    }));
+    await using remote = await Remote.connect({ server: daemon.server });
+    await assertRejects(() => remote.stats(), RefusedError, "reply of a wrong length");
   });
 }
 

@@ -690,7 +690,7 @@ read 0 1
   assertEquals(lines.slice(2, 4), vars);
   assertEquals(lines.slice(4, 8), [...lines.slice(0, 2), ...vars]);
   for (const name of Object.keys(COMMANDS)) {
-    if (!["shell", "help", "version"].includes(name)) {
+    if (!["shell", "top", "help", "version"].includes(name)) {
       assertMatch(stderr, new RegExp(`^ {2}${name} `, "m"));
     }
   }

@@ -1,6 +1,6 @@
 /** contrib/mallocd.lua against real traffic: tshark captures a session with a daemon, and dissects it. */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
 import { fields, head, newOptions, word } from "../testing.ts";
 
@@ -93,6 +93,11 @@ pointer=0x0000000000000000 epoch=? token=?",
     "tag=11,12 status=0,0 flags=0x83,0x81 opcode=7,1 method=hello,free body_length=56,0 epoch=? \
 base=0x000000c420000000 size=1048576 largest=65507 version=2 token=? share=1024",
   ],
+  [
+    word(13, 11) + fields(2),
+    "tag=13 status=0 flags=0x01 opcode=11 method=stats what=2",
+    "tag=13 status=22 flags=0x81 opcode=11 method=stats body_length=0 expert=EINVAL",
+  ],
 ];
 
 const DATAGRAMS = SESSION.flat().length - SESSION.length;
@@ -100,7 +105,7 @@ const DATAGRAMS = SESSION.flat().length - SESSION.length;
 const NAMES = [
   ...["tag", "status", "flags", "opcode", "method", "body_length", "pointer", "length", "data"],
   ...["expected", "desired", "delta", "old", "epoch", "base", "size", "largest", "version"],
-  ...["token", "share"],
+  ...["token", "share", "what"],
   ...["repeat_of", "expert", "reply_in", "request_in", "time"],
 ];
 
@@ -109,9 +114,9 @@ function whyNoCapture(): string {
   try {
     const args = ["-i", "lo", "--list-data-link-types"];
     const { success } = new Deno.Command("tshark", { args, stderr: "null" }).outputSync();
-    return success ? "" : " (tshark may not capture on lo)";
+    return success ? "" : " (skipped: tshark may not capture on lo)";
   } catch (error) {
-    return ` (no tshark: ${(error as Error).name})`;
+    return ` (skipped: no tshark, ${(error as Error).name}; tools/packages.sh tshark)`;
   }
 }
 
@@ -167,6 +172,36 @@ async function dissect(file: string, port: number, client: number): Promise<Map<
   );
 }
 
+/** What the statistics should say of the session: by method, requests, replies, refused and repeats. */
+const COUNTS = [
+  "add 1 1 0 0",
+  "cas 1 1 0 0",
+  "free 3 2 1 0",
+  "hello 2 2 0 0",
+  "malloc 4 4 1 1",
+  "read 5 5 2 0",
+  "realloc 1 1 0 0",
+  "stats 1 1 1 0",
+  "write 3 1 0 0",
+];
+
+/** The rows of the statistics tap, without the times, of which there must be one for each reply. */
+async function statistics(file: string, port: number): Promise<string[]> {
+  const { stdout, stderr } = await new Deno.Command("tshark", {
+    args: [
+      ...["-n", "-q", "-r", file, "-X", `lua_script:${DISSECTOR}`, "-o", `mallocd.port:${port}`],
+      ...["-o", "mallocd.statistics:TRUE"],
+    ],
+    cwd: ROOT,
+  }).output();
+  const [output, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  assert(!errors!.includes("Lua"), errors);
+  const [title, ...rows] = output!.trimEnd().split("\n").map((row) => row.trim().split(/\s+/));
+  assertEquals(title!.slice(0, 5), ["mallocd", "requests", "replies", "refused", "repeats"]);
+  for (const row of rows) for (const time of row.slice(5)) assertMatch(time, /^\d+\.\d{3}$/);
+  return rows.map((row) => row.slice(0, 5).join(" "));
+}
+
 /** What the session should look like: what each step says, and the links between its frames. */
 function expected(): string[] {
   const lines: string[] = [];
@@ -208,6 +243,7 @@ Deno.test({
       }
       const lines = found.map((frame) => [...frame].map(([name, value]) => `${name}=${value}`));
       assertEquals(lines.map((line) => line.join(" ")), expected());
+      assertEquals(await statistics(file, port), COUNTS);
     } finally {
       socket.close();
       await engine.close();
