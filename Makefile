@@ -11,7 +11,7 @@ COMPILER := $(if $(filter-out $(PINNED),$(DENO_VERSION)),$(TOOLS)/deno-$(PINNED)
 # What is ours to install: nothing, if DENO is the user's.
 DENO_FILE = $(filter $(TOOLS)/%,$(DENO))
 COMPILER_FILE = $(filter $(TOOLS)/%,$(COMPILER))
-SOURCES := deno.json $(wildcard *.ts lib/*/*.ts lib/*/*/*.ts)
+SOURCES := deno.json $(wildcard *.ts lib/*/*.ts lib/*/*/*.ts lib/daemon/http/page/*)
 
 # With what engines the daemon is made: auto, all that there are for the platform, or datagram, without FFI.
 # What the last build had stays until the next one is told otherwise, so that `make install` changes nothing.

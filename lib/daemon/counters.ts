@@ -92,7 +92,7 @@ const TABLE = {
     },
   },
   latency: {
-    ...counter("datagrams by the time from receipt to reply, less than so many ns"),
+    ...counter("datagrams by the time from receipt to reply"),
     by: "below",
     members: LATENCIES,
   },

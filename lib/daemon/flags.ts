@@ -54,6 +54,38 @@ function range(placeholder: string, help: string): Flag<number | "auto"> {
   return { placeholder, help, parse };
 }
 
+/** Where to listen: `9100`, `:9100`, `10.0.0.1:9100`, `[::1]:9100`. */
+function listener(placeholder: string, help: string): Flag<Listener> {
+  const parse = (value: string) => {
+    const match = /^(?:(.+):|:)?(\d{1,5})$/.exec(value);
+    const port = Number(match?.[2]);
+    const host = match?.[1] ?? "127.0.0.1";
+    const hostname = host.replace(/^\[(.+)\]$/, "$1");
+    const isBare = hostname.includes(":") && hostname === host;
+    if (match === null || port > 65535 || isBare) {
+      throw "a port, or an address and a port as 127.0.0.1:9100 or [::1]:9100";
+    }
+    return { hostname: hostname === "localhost" ? "127.0.0.1" : hostname, port };
+  };
+  return { placeholder, help, parse };
+}
+
+/** An address, as text and without brackets, and a port. */
+export interface Listener {
+  readonly hostname: string;
+  readonly port: number;
+}
+
+function hostNames(placeholder: string, help: string): Flag<readonly string[]> {
+  const parse = (value: string) => {
+    const names = value.toLowerCase().split(",").map((name) => name.trim());
+    const bad = names.find((name) => !/^[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?$/.test(name));
+    if (bad !== undefined) throw `host names as heap.example,mallocd (${bad} is none)`;
+    return names;
+  };
+  return { placeholder, help, parse };
+}
+
 export const DAEMON_FLAGS = {
   host: text("ADDR", "127.0.0.1", "address to listen on"),
   port: count("PORT", DEFAULT_PORT, [0, 65535], "UDP port to listen on; 0 picks a free one"),
@@ -93,6 +125,8 @@ export const DAEMON_FLAGS = {
     "room in the kernel for datagrams that wait (syscall engine)",
   ),
   spin: count("N", DEFAULT_SPIN, [0, 1_000_000], "tries before it sleeps (syscall engine)"),
+  http: optional(listener("[ADDR:]PORT", "serve a map of the heap, /metrics and /healthz by HTTP")),
+  "http-names": optional(hostNames("NAME,...", "host names by which --http may be asked")),
   check: on("see whether it could serve with these options, and exit"),
   quiet: on("print errors only"),
   ...HELP_FLAGS,

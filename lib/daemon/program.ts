@@ -10,6 +10,8 @@ import { serveCluster } from "./cluster/engine.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
 import { type Choice, startEngine } from "./engines/choice.ts";
 import { Gauges } from "./gauges.ts";
+import { type HttpServer, serveHttp } from "./http/server.ts";
+import { HEAP_BASE, RANGE_BYTES } from "../heap/heap.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
 import { newState, type StateOptions } from "./state.ts";
@@ -73,6 +75,9 @@ async function main(args: readonly string[]): Promise<number> {
     replayCache: values["replay-cache"],
     quota: values.quota,
   };
+  if (values["http-names"] !== undefined && values.http === undefined) {
+    throw new UsageError("--http-names means nothing without --http", "add --http PORT");
+  }
   const state = newState(sizes);
   const { counters, clock } = state.service;
   const gauges = new Gauges(sizes, state);
@@ -100,9 +105,29 @@ async function main(args: readonly string[]): Promise<number> {
   const { engine, reason } = await starting.catch((error) => {
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
-  if (values.check) {
+  let http: HttpServer | undefined;
+  try {
+    http = values.http && serveHttp({
+      ...values.http,
+      names: values["http-names"] ?? [],
+      sizes,
+      state,
+      gauges,
+      base: () => HEAP_BASE + RANGE_BYTES * Number(engine.details?.["range"] ?? 0),
+      serving: formatAddress(engine.address),
+      isServing: () => true,
+    });
+  } catch (error) {
     await engine.close();
-    say({ msg: "checked", ...described(engine, values.memory, reason) });
+    throw startError(error, formatAddress(values.http!), "--http");
+  }
+  const ready = {
+    ...described(engine, values.memory, reason),
+    http: http && `http://${formatAddress(http)}/`,
+  };
+  if (values.check) {
+    await Promise.all([engine.close(), http?.close()]);
+    say({ msg: "checked", ...ready });
     return 0;
   }
   const notify = openNotify(environment["NOTIFY_SOCKET"]);
@@ -115,7 +140,7 @@ async function main(args: readonly string[]): Promise<number> {
   };
   tick();
   const ticking = setInterval(tick, TICK_MS);
-  say({ msg: "ready", ...described(engine, values.memory, reason) });
+  say({ msg: "ready", ...ready });
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
   if (anyone && !isLoopback(host) && secrets === undefined) {
     say({ msg: "warning", reason: "--anyone answers whoever can reach it, unencrypted" });
@@ -135,7 +160,8 @@ async function main(args: readonly string[]): Promise<number> {
     });
   notify("STOPPING=1");
   clearInterval(ticking);
-  await Promise.race([engine.close(), new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
+  const closed = Promise.all([engine.close(), http?.close()]);
+  await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
   say({ msg: "stopped", signal, ...counts() });
   return 0;
 }
@@ -233,16 +259,24 @@ class StartError extends Error {
   }
 }
 
-function startError(error: unknown, address: string): unknown {
+/** `option` is the one that holds the address, where it is not --host and --port. */
+function startError(error: unknown, address: string, option?: string): unknown {
   if (error instanceof Deno.errors.AddrInUse) {
-    const hint = "stop what listens there, or take another --port, 0 for any free one";
+    const other = option ?? "--port";
+    const hint = `stop what listens there, or take another ${other}, 0 for any free one`;
     return new StartError(`${address} is already in use`, hint);
   }
   if (error instanceof Deno.errors.AddrNotAvailable) {
-    return new StartError(`${address} is not an address of this host`, "another --host");
+    return new StartError(
+      `${address} is not an address of this host`,
+      `another ${option ?? "--host"}`,
+    );
   }
   if (error instanceof Deno.errors.PermissionDenied) {
-    return new StartError(`${address} may not be listened on`, "a --port above 1023");
+    return new StartError(
+      `${address} may not be listened on`,
+      `a ${option ?? "--port"} above 1023`,
+    );
   }
   if (error instanceof SecretError) {
     const hint = "PEM files that belong together; docs/operations.md shows how to make them";
@@ -263,7 +297,10 @@ function startError(error: unknown, address: string): unknown {
   }
   // The heap says itself what to try; the rest is the address: a name that nobody has, and the like.
   if (error instanceof RangeError || !(error instanceof Error)) return error;
-  return new StartError(`${address} cannot be listened on: ${error.message}`, "another --host");
+  return new StartError(
+    `${address} cannot be listened on: ${error.message}`,
+    `another ${option ?? "--host"}`,
+  );
 }
 
 /** What goes wrong is said in one line on stderr, and what to do about it in another. */

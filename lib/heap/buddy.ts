@@ -54,6 +54,13 @@ function lowestBit(word: number): number {
   return 31 - Math.clz32(word & -word);
 }
 
+/** How many bits of a word are set (Warren, Hacker's Delight, section 5-1). */
+function bitsIn(word: number): number {
+  word -= word >>> 1 & 0x55555555;
+  word = (word & 0x33333333) + (word >>> 2 & 0x33333333);
+  return Math.imul(word + (word >>> 4) & 0x0f0f0f0f, 0x01010101) >>> 24;
+}
+
 /** Where single numbers are kept, in an array that other threads can read. */
 const Figure = {
   /** 1 when the first free blocks are there. */
@@ -134,6 +141,8 @@ export class Buddy {
   readonly freeBlocks: Int32Array;
   readonly blocksInUse: Int32Array;
   readonly grains: number;
+  /** Grains before the first of the heap, in the power of two of grains that it is the end of. */
+  readonly missing: number;
   readonly maxOrder: number;
   /** Bytes that the bitmaps take when every page of them is touched. */
   readonly metadataBytes: number;
@@ -148,8 +157,6 @@ export class Buddy {
   /** For each order, the number of the first word of its highest level. */
   readonly #top: Int32Array;
   readonly #maxLevels: number;
-  /** Grains before the first of the heap, in the power of two of grains that it is the end of. */
-  readonly #missing: number;
   /** For each order, the first block that lies in the heap as a whole. */
   readonly #first: Int32Array;
   readonly #liveBase: Int32Array;
@@ -168,7 +175,7 @@ export class Buddy {
     this.grains = grains;
     this.maxOrder = geometry.maxOrder;
     this.#maxLevels = geometry.maxLevels;
-    this.#missing = geometry.missing;
+    this.missing = geometry.missing;
     this.#first = geometry.first;
     this.#liveBase = geometry.liveBase;
     this.#level = geometry.level;
@@ -224,7 +231,7 @@ export class Buddy {
       this.#setFree(from, block + 1);
     }
     this.#setLive(order, block);
-    return (block << order) - this.#missing;
+    return (block << order) - this.missing;
   }
 
   /** Frees the live block that starts at `grain`, and merges it with its buddy as far as that goes. */
@@ -285,18 +292,44 @@ export class Buddy {
   endOfLive(grain: number): number {
     for (let order = 0; order <= this.maxOrder; order++) {
       const block = this.#blockOf(grain, order);
-      if (this.#isLive(order, block)) return ((block + 1) << order) - this.#missing;
+      if (this.#isLive(order, block)) return ((block + 1) << order) - this.missing;
     }
     return NONE;
   }
 
+  /** Whether `block`, counted from where the missing grains would be, is a free block of `order`. */
+  isFreeBlock(order: number, block: number): boolean {
+    return block >= this.#first[order]! && this.#hasFree(order, block);
+  }
+
+  /** Its twin for live blocks. */
+  isLiveBlock(order: number, block: number): boolean {
+    return this.#isLive(order, block);
+  }
+
+  /** How many blocks of `order` are live, of those from number `from` to before `to`. */
+  countLive(order: number, from: number, to: number): number {
+    const base = this.#liveBase[order]!;
+    const start = base + Math.max(from, this.#first[order]!);
+    const end = base + to;
+    if (start >= end) return 0;
+    const last = (end - 1) >>> 5;
+    let at = start >>> 5;
+    let word = this.#live[at]! & -1 << (start & 31);
+    let count = 0;
+    for (; at < last; word = this.#live[++at]!) {
+      if (word !== 0) count += bitsIn(word);
+    }
+    return count + bitsIn(word & -1 >>> 31 - (end - 1 & 31));
+  }
+
   #blockOf(grain: number, order: number): number {
-    return (grain + this.#missing) >>> order;
+    return (grain + this.missing) >>> order;
   }
 
   /** Frees the whole heap, in the largest blocks that there are: each half of what is missing to it. */
   #seed(): void {
-    for (let order = 0, start = this.#missing; start < this.#missing + this.grains; order++) {
+    for (let order = 0, start = this.missing; start < this.missing + this.grains; order++) {
       if ((start >>> order & 1) === 0 && order < this.maxOrder) continue;
       this.#setFree(order, start >>> order);
       start += 2 ** order;
@@ -360,7 +393,7 @@ export class Buddy {
     const bit = this.#liveBase[order]! + block;
     this.#set(this.#live, bit >>> 5, this.#live[bit >>> 5]! | 1 << (bit & 31));
     this.#set(this.blocksInUse, order, this.blocksInUse[order]! + 1);
-    const end = ((block + 1) << order) - this.#missing;
+    const end = ((block + 1) << order) - this.missing;
     if (end > this.#figures[Figure.highWater]!) this.#set(this.#figures, Figure.highWater, end);
   }
 

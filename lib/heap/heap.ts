@@ -49,7 +49,7 @@ const WORD = 8;
 
 const WASM_PAGE = 64 * 1024;
 /** The unit in which the heap remembers where it has been written, the size of a kernel's page. */
-const PAGE = 4096;
+export const PAGE = 4096;
 /** Pages are counted by regions of 4 MiB, so that a large block that nobody wrote takes no time to zero. */
 const REGION_SHIFT = 10;
 
@@ -59,6 +59,8 @@ export function heapShape(size: number) {
   return {
     /** For each page, 1 if it may hold a byte that is not zero. All other memory needs no zeroing. */
     dirty: uint8(pages),
+    /** For each page, 1 if it was dirty and is no longer: the kernel has given memory to it all the same. */
+    cleared: uint8(pages),
     /** For each region, how many of its pages are dirty. */
     dirtyPages: uint16(Math.ceil(pages / 2 ** REGION_SHIFT)),
   };
@@ -137,6 +139,7 @@ export class Heap {
   readonly #bulk: Bulk;
   readonly #undo: Undo | undefined;
   readonly #dirty: Uint8Array;
+  readonly #cleared: Uint8Array;
   readonly #dirtyPages: Uint16Array;
   readonly #workPerTurn: number;
   /**
@@ -154,8 +157,9 @@ export class Heap {
     this.#strict = strict;
     this.#io = new DataView(io.buffer);
     this.#bulk = bulk(memory, io);
-    const { dirty, dirtyPages } = state?.heap ?? standAlone(heapShape(size));
+    const { dirty, cleared, dirtyPages } = state?.heap ?? standAlone(heapShape(size));
     this.#dirty = dirty;
+    this.#cleared = cleared;
     this.#dirtyPages = dirtyPages;
     this.#workPerTurn = workPerTurn;
     this.#budget[0] = workPerTurn;
@@ -392,6 +396,7 @@ export class Heap {
       this.#budget[0]! -= to - from;
       if (to - from === PAGE) {
         this.#dirty[page] = 0;
+        this.#cleared[page] = 1;
         this.#dirtyPages[page >>> REGION_SHIFT]!--;
       }
     }

@@ -96,7 +96,8 @@ export class Machine {
       known.fill(0, array.byteOffset, array.byteOffset + array.byteLength);
     const { undo, heap, cache, quota } = this.state;
     // Entries that are in no list, owners of what is free, and pages that are zero anyway mean nothing.
-    for (const array of [undo.log, heap.dirty, heap.dirtyPages, cache.words, quota.owner]) {
+    const { dirty, cleared, dirtyPages } = heap;
+    for (const array of [undo.log, dirty, cleared, dirtyPages, cache.words, quota.owner]) {
       forget(array);
     }
     const owners = new Uint16Array(known.buffer, quota.owner.byteOffset, quota.owner.length);

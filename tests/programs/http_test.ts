@@ -1,0 +1,106 @@
+/** --http of the executable: the page, the metrics and its command line. */
+
+import { assertEquals, assertMatch } from "@std/assert";
+import { MALLOCD, Mallocd, misused, ROOT, run } from "./programs.ts";
+
+/** promtool checks what Prometheus would read; tools/promtool.sh fetches it. */
+const PROMTOOL = new URL(".tools/promtool/usr/bin/promtool", ROOT).pathname;
+
+async function whyNoPromtool(): Promise<string> {
+  try {
+    await Deno.stat(PROMTOOL);
+    return "";
+  } catch {
+    return " (skipped: no promtool; tools/promtool.sh fetches it)";
+  }
+}
+const noPromtool = await whyNoPromtool();
+
+/** Where its ready line says that it serves by HTTP. */
+const urlOf = (daemon: Mallocd) => daemon.ready["http"]!;
+
+Deno.test("mallocd --http serves the page and the metrics, and says where", async () => {
+  for (const engine of ["auto", "datagram"]) {
+    await using daemon = await Mallocd.start(["--http", "0", "--engine", engine]);
+    assertMatch(urlOf(daemon), /^http:\/\/127\.0\.0\.1:\d+\/$/);
+    await daemon.client("malloc 100");
+    assertMatch(await (await fetch(urlOf(daemon))).text(), /<title>mallocd<\/title>/);
+    const stats = await (await fetch(`${urlOf(daemon)}stats.json`)).json();
+    assertEquals([stats.requests.malloc, stats.blocks], [1, 1]);
+    const health = await fetch(`${urlOf(daemon)}healthz`);
+    assertEquals([health.status, await health.text()], [200, "ok\n"]);
+  }
+});
+
+Deno.test("mallocd without --http listens to no TCP", async () => {
+  await using daemon = await Mallocd.start();
+  assertEquals(daemon.ready["http"], undefined);
+  const sockets = [];
+  for await (const { name } of Deno.readDir(`/proc/${daemon.pid}/fd`)) {
+    const link = await Deno.readLink(`/proc/${daemon.pid}/fd/${name}`).catch(() => "");
+    if (link.startsWith("socket:")) sockets.push(link.slice("socket:[".length, -1));
+  }
+  const inodes = async (table: string) =>
+    (await run("cat", [`/proc/net/${table}`])).stdout.split("\n").map((line) =>
+      line.trim().split(/\s+/)[9]
+    );
+  const tcp = [...await inodes("tcp"), ...await inodes("tcp6")];
+  assertEquals(sockets.filter((inode) => tcp.includes(inode)), []);
+});
+
+Deno.test("mallocd ends in time while browsers hold connections open", async () => {
+  await using daemon = await Mallocd.start(["--http", "0"]);
+  const answer = await fetch(urlOf(daemon)); // its connection is kept
+  await answer.text();
+  const { hostname, port } = new URL(urlOf(daemon));
+  using idle = await Deno.connect({ hostname, port: Number(port) });
+  await idle.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: loc"));
+  const { code } = await daemon.stop();
+  assertEquals(code, 0);
+});
+
+Deno.test("mallocd says what is wrong with --http and --http-names", async () => {
+  const listener = "a port, or an address and a port as 127.0.0.1:9100 or [::1]:9100";
+  for (const value of ["nonsense", "127.0.0.1", "65536", "127.0.0.1:", "::1:9100", "1:2:3"]) {
+    const message = `--http cannot be ${JSON.stringify(value)}`;
+    assertEquals(
+      await run(MALLOCD, ["--http", value]),
+      misused(message, `use ${listener}`, "mallocd"),
+    );
+  }
+  const { code, stderr } = await run(MALLOCD, ["--http", "0", "--http-names", "a b"]);
+  assertEquals([code, stderr.includes("(a b is none)")], [2, true], stderr);
+  assertEquals(
+    await run(MALLOCD, ["--http-names", "heap.example"]),
+    misused("--http-names means nothing without --http", "add --http PORT", "mallocd"),
+  );
+});
+
+Deno.test("mallocd does not start when --http cannot be listened on, and --check tells so", async () => {
+  using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = taken.addr as Deno.NetAddr;
+  for (const check of [[], ["--check"]]) {
+    assertEquals(await run(MALLOCD, ["--port", "0", "--http", `${port}`, ...check]), {
+      code: 1,
+      stdout: "",
+      stderr: `mallocd: 127.0.0.1:${port} is already in use\n` +
+        "Try: stop what listens there, or take another --http, 0 for any free one\n",
+    });
+  }
+});
+
+Deno.test({
+  name: `promtool finds no fault with /metrics${noPromtool}`,
+  ignore: noPromtool !== "",
+  fn: async () => {
+    await using daemon = await Mallocd.start(["--http", "0"]);
+    const metrics = await (await fetch(`${urlOf(daemon)}metrics`)).text();
+    const lines = metrics.split("\n").length;
+    assertEquals(lines > 100, true, `${lines} lines`); // promtool is content with none
+    assertEquals(await run(PROMTOOL, ["check", "metrics"], { input: metrics }), {
+      code: 0,
+      stdout: "",
+      stderr: "",
+    });
+  },
+});
