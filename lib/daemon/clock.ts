@@ -10,11 +10,12 @@ const LONGEST_STEP_MS = 2 * TICK_MS;
 
 export class ServingTime {
   #last: number;
-  #served = 0;
+  #served: number;
 
-  /** `now` is in milliseconds, of a clock that never goes back. */
-  constructor(now: number) {
+  /** `now` is in milliseconds, of a clock that never goes back; `seconds` were served before. */
+  constructor(now: number, seconds = 0) {
     this.#last = now;
+    this.#served = seconds * 1000;
   }
 
   /** Whole seconds for which the daemon has served. */

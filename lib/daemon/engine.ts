@@ -4,6 +4,7 @@
  */
 
 import { Heap, newHeapMemory } from "../heap/heap.ts";
+import { type HeapPlace, mapHeap } from "./heap_file.ts";
 import type { SecretFiles } from "./engines/quic_secrets.ts";
 import { Service, type ServiceOptions, WORK_PER_TURN } from "./service.ts";
 
@@ -24,6 +25,8 @@ export interface EngineOptions extends ServiceOptions {
   port: number;
   /** Size of the heap in bytes. */
   memory: number;
+  /** Where the heap lies, if it is in a file; the state is then mapped already. */
+  heapPlace?: HeapPlace | undefined;
   /** Admit only bytes inside one live allocation. */
   strict: boolean;
   /** Bytes of the kernel's receive buffer, where the engine can set it: DEFAULT_RECEIVE_BUFFER. */
@@ -62,14 +65,18 @@ export function newService(
   port: number,
   { validated = false } = {},
 ): Service {
-  const { memory: size, strict } = options;
+  const { memory: size, strict, state, heapPlace } = options;
+  const { memory, undo } = heapPlace === undefined
+    ? { memory: newHeapMemory(size), undo: undefined }
+    : mapHeap(heapPlace, state);
   const heap = new Heap({
-    memory: newHeapMemory(size),
+    memory,
     size,
     io,
     strict,
     workPerTurn: WORK_PER_TURN,
-    state: options.state,
+    state,
+    undo,
   });
-  return new Service(options, { heap, io, port, validated });
+  return new Service(options, { heap, io, port, validated, undo });
 }

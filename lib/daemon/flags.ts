@@ -116,6 +116,11 @@ export const DAEMON_FLAGS = {
     text("FILE", "", "certificate that vouches for it: use TLS"),
   ),
   "cluster-user": optional(text("FILE", "", "file with user and password for it")),
+  "heap-file": optional(
+    text("PATH", "", "keep the heap in this file, and go on with what is in it"),
+  ),
+  sync: count("SECONDS", 10, [0, 86_400], "how often the file is brought to the disk; 0 for never"),
+  sparse: on("reserve no room on the disk for the file"),
   strict: on("refuse reads and writes that are not inside one live allocation"),
   "replay-cache": count("N", DEFAULT_ENTRIES, [1, MAX_ENTRIES], "replies remembered for repeats"),
   "receive-buffer": size(

@@ -10,8 +10,12 @@ import { serveCluster } from "./cluster/engine.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
 import { type Choice, startEngine } from "./engines/choice.ts";
 import { Gauges } from "./gauges.ts";
+<<<<<<< HEAD
 import { type HttpServer, serveHttp } from "./http/server.ts";
 import { HEAP_BASE, RANGE_BYTES } from "../heap/heap.ts";
+=======
+import { HeapFile, HeapFileError } from "./heap_file.ts";
+>>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
 import { newState, type StateOptions } from "./state.ts";
@@ -75,10 +79,15 @@ async function main(args: readonly string[]): Promise<number> {
     replayCache: values["replay-cache"],
     quota: values.quota,
   };
+<<<<<<< HEAD
   if (values["http-names"] !== undefined && values.http === undefined) {
     throw new UsageError("--http-names means nothing without --http", "add --http PORT");
   }
   const state = newState(sizes);
+=======
+  const file = openHeapFile(values, sizes);
+  const state = file?.state ?? newState(sizes);
+>>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
   const { counters, clock } = state.service;
   const gauges = new Gauges(sizes, state);
   const counts = () => {
@@ -86,8 +95,10 @@ async function main(args: readonly string[]): Promise<number> {
     return totals(counters);
   };
   surviveSignals(() => say({ msg: "totals", ...counts() }));
+  file?.begin();
   const options: EngineOptions = {
     ...sizes,
+    heapPlace: file?.place,
     hostname: host,
     port: values.port,
     allow,
@@ -100,9 +111,10 @@ async function main(args: readonly string[]): Promise<number> {
     state,
   };
   const starting: Promise<Choice> = member === undefined
-    ? startEngine(values.engine, options)
+    ? startEngine(file === undefined ? values.engine : "syscall", options)
     : serveCluster(options, member).then((engine) => ({ engine }));
   const { engine, reason } = await starting.catch((error) => {
+    file?.abandon();
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
   let http: HttpServer | undefined;
@@ -133,14 +145,18 @@ async function main(args: readonly string[]): Promise<number> {
   const notify = openNotify(environment["NOTIFY_SOCKET"]);
   reloadOnHangup(engine, say);
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
-  const time = new ServingTime(performance.now());
+  const time = new ServingTime(performance.now(), clock[0]);
   const tick = () => {
     if (!engine.keepsTime) Atomics.store(clock, 0, time.seconds(performance.now()));
     counters[Counter.resident] = Deno.memoryUsage().rss;
   };
   tick();
   const ticking = setInterval(tick, TICK_MS);
+<<<<<<< HEAD
   say({ msg: "ready", ...ready });
+=======
+  say({ msg: "ready", ...described(engine, values.memory, reason), heap_file: file?.path });
+>>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
   if (anyone && !isLoopback(host) && secrets === undefined) {
     say({ msg: "warning", reason: "--anyone answers whoever can reach it, unencrypted" });
@@ -160,10 +176,72 @@ async function main(args: readonly string[]): Promise<number> {
     });
   notify("STOPPING=1");
   clearInterval(ticking);
+<<<<<<< HEAD
   const closed = Promise.all([engine.close(), http?.close()]);
   await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
+=======
+  const isClosed = await Promise.race([
+    engine.close().then(() => true),
+    new Promise<boolean>((resolve) => setTimeout(resolve, CLOSE_MS, false)),
+  ]);
+  if (file !== undefined) await endFile(file, isClosed, say);
+>>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
   say({ msg: "stopped", signal, ...counts() });
   return 0;
+}
+
+/**
+ * The heap file that the command line names, open; with --check it is only looked at. It is libc that opens
+ * it, so that this takes no permission but that of the syscall engine.
+ */
+function openHeapFile(
+  { "heap-file": path, sparse, engine, check, cluster }: Values<typeof DAEMON_FLAGS>,
+  sizes: StateOptions,
+): HeapFile | undefined {
+  if (path === undefined) {
+    if (sparse) throw new UsageError("--sparse means nothing without --heap-file", "leave it out");
+    return undefined;
+  }
+  if (cluster !== undefined) {
+    throw new UsageError(
+      "--heap-file and --cluster contradict each other",
+      "leave one of them out",
+    );
+  }
+  if (engine !== "auto" && engine !== "syscall") {
+    throw new UsageError(
+      `--heap-file cannot be had with --engine ${engine}`,
+      "--engine syscall, or leave one of them out",
+    );
+  }
+  try {
+    const file = HeapFile.open(path, sizes, { sparse });
+    if (!check) return file;
+    file.abandon();
+    return undefined;
+  } catch (error) {
+    throw error instanceof HeapFileError || error instanceof Unavailable
+      ? new StartError(
+        error instanceof Unavailable
+          ? `--heap-file cannot be had: ${error.message}`
+          : error.message,
+        error instanceof Unavailable ? "leave it out" : error.hint,
+      )
+      : error;
+  }
+}
+
+/** Brings all of it to the disk, which may take its time; a second signal ends the waiting. */
+async function endFile(file: HeapFile, isClosed: boolean, say: typeof logfmt): Promise<void> {
+  const slow = setTimeout(
+    () =>
+      say({ msg: "syncing", file: file.path, reason: "a second signal leaves that to the kernel" }),
+    CLOSE_MS / 2,
+  );
+  const impatient = nextSignal();
+  const isSynced = await Promise.race([file.sync(), impatient.then(() => false)]);
+  clearTimeout(slow);
+  if (isSynced && isClosed) file.end(); // else the next daemon finds it as if this one had been killed
 }
 
 /** What the ready line tells of an engine. */

@@ -269,6 +269,35 @@ export class Buddy {
     return true;
   }
 
+  /**
+   * Makes that very block live, which is free as a whole, and returns true. If it is not, or if no block
+   * of this order begins there, nothing is changed and the result is false.
+   */
+  claim(grain: number, order: number): boolean {
+    const start = grain + this.#missing;
+    const block = start >>> order;
+    if (order > this.maxOrder || block << order >>> 0 !== start) return false;
+    let from: number = order;
+    while (from <= this.maxOrder && !this.#isFree(from, start >>> from)) from++;
+    if (from > this.maxOrder) return false;
+    this.#clearFree(from, start >>> from);
+    while (from > order) {
+      from--;
+      this.#setFree(from, start >>> from ^ 1);
+    }
+    this.#setLive(order, block);
+    return true;
+  }
+
+  /** The first grain after the block, live or free, that starts at this one. */
+  next(grain: number): number {
+    for (let order = 0; order <= this.maxOrder; order++) {
+      const block = this.#blockOf(grain, order);
+      if (this.#isLive(order, block) || this.#isFree(order, block)) return grain + 2 ** order;
+    }
+    return NONE;
+  }
+
   /** The order of the live block that starts at `grain`, or NONE. */
   orderAt(grain: number): number {
     for (let order = 0; order <= this.maxOrder; order++) {
@@ -283,7 +312,7 @@ export class Buddy {
   isFree(grain: number): boolean {
     for (let order = 0; order <= this.maxOrder; order++) {
       const block = this.#blockOf(grain, order);
-      if (block >= this.#first[order]! && this.#hasFree(order, block)) return true;
+      if (this.#isFree(order, block)) return true;
     }
     return false;
   }
@@ -347,6 +376,10 @@ export class Buddy {
       block = block << 5 | lowestBit(word);
     }
     return block;
+  }
+
+  #isFree(order: number, block: number): boolean {
+    return block >= this.#first[order]! && this.#hasFree(order, block);
   }
 
   /** `block` may be one before the first of its order: the buddy that does not exist. */

@@ -52,11 +52,16 @@ export const float64 = (length: number): Piece<Float64Array<SharedArrayBuffer>> 
   over: (buffer, at) => new Float64Array(buffer, at, length),
 });
 
+/** How large the memory is that these owners need, a multiple of 64 KiB. */
+export function memoryBytes(shapes: Readonly<Record<string, Shape>>): number {
+  return Math.ceil(Math.max(1, bytesOf(Object.values(shapes))) / WASM_PAGE) * WASM_PAGE;
+}
+
 /** The arrays of some owners, all over one memory that is as large as they need. */
 export function allocate<const S extends Readonly<Record<string, Shape>>>(
   shapes: S,
 ): { readonly [owner in keyof S]: Arrays<S[owner]> } {
-  const pages = Math.ceil(Math.max(1, bytesOf(Object.values(shapes))) / WASM_PAGE);
+  const pages = memoryBytes(shapes) / WASM_PAGE;
   let memory: WebAssembly.Memory;
   try {
     memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });

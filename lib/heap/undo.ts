@@ -36,8 +36,9 @@ export function undoShape() {
   return { log: int32(HEAD_WORDS + NOTE_WORDS * MAX_NOTES) };
 }
 
-/** A memory in which so many bytes of clients, in so many pieces, can be saved. */
-export function newSavedMemory(bytes: number, pieces: number): WebAssembly.Memory {
+/** A memory in which so many bytes of clients can be saved, in pieces of which few are short of a page. */
+export function newSavedMemory(bytes: number): WebAssembly.Memory {
+  const pieces = bytes / 4096 + 16;
   const pages = Math.ceil((bytes + pieces * (SAVED_HEAD + 8)) / WASM_PAGE);
   return new WebAssembly.Memory({ initial: pages, maximum: pages });
 }

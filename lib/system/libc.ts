@@ -101,11 +101,14 @@ export const CLOCK_MONOTONIC = 1;
 
 /** <asm-generic/errno-base.h>, <asm-generic/errno.h> */
 export const Errno = {
+  ENOENT: 2,
   EINTR: 4,
   EIO: 5,
   EAGAIN: 11,
   EACCES: 13,
+  EEXIST: 17,
   EINVAL: 22,
+  ENOSPC: 28,
   EMSGSIZE: 90,
   EADDRINUSE: 98,
   EADDRNOTAVAIL: 99,
@@ -162,7 +165,7 @@ export class Libc {
    * Throws Unavailable if there is none.
    */
   constructor() {
-    this.#library = open();
+    this.#library = openLibc(SYMBOLS);
     this.symbols = this.#library.symbols;
     this.#errnoAddress = this.addressOf(this.#errno);
     this.#errnoLocation = this.symbols.errnoLocation();
@@ -184,14 +187,20 @@ export class Libc {
   }
 }
 
-function open(): Deno.DynamicLibrary<typeof SYMBOLS> {
+/**
+ * Functions of libc, from where there is one that the permissions admit, without ever asking for more of
+ * them. Throws Unavailable if there is none.
+ */
+export function openLibc<S extends Deno.ForeignLibraryInterface>(
+  symbols: S,
+): Deno.DynamicLibrary<S> {
   if (Deno.build.os !== "linux") throw new Unavailable(`Cannot call libc on ${Deno.build.os}`);
   const granted = LIBC_PATHS.filter((path) =>
     Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
   );
   for (const path of granted) {
     try {
-      return Deno.dlopen(path, SYMBOLS);
+      return Deno.dlopen(path, symbols);
     } catch {
       // Another distribution's path.
     }

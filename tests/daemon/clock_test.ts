@@ -30,3 +30,9 @@ Deno.test("serve() knows the copies that waited in the socket while it was stopp
   box.clock[0] = time.seconds(120_000);
   assertEquals(box.ask(add), reply);
 });
+
+Deno.test("ServingTime goes on where an earlier daemon's ended", () => {
+  const time = new ServingTime(5000, 70);
+  assertEquals(time.seconds(5900), 70);
+  assertEquals(time.seconds(6100), 71);
+});

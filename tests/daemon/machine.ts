@@ -47,7 +47,7 @@ class Reaper {
 /** What outlives a process: the heap's memory, what is saved of it, and the state. */
 export class Machine {
   readonly memory = newHeapMemory(SIZE);
-  readonly saved = newSavedMemory(SIZE, 64);
+  readonly saved = newSavedMemory(SIZE);
   readonly state = newState({ memory: SIZE, replayCache: REPLAY_CACHE, quota: QUOTA });
   readonly reaper = new Reaper();
   readonly #parts = [this.memory.buffer, this.saved.buffer, this.state.undo.log.buffer]

@@ -1,0 +1,534 @@
+/**
+ * The heap file (`--heap-file`): all that must outlive the process, mapped over the memories that hold it.
+ * There is no saving and no loading: the pages are the kernel's, and are there when the process is not.
+ * What a killed process had half done, the undo log in it takes back (lib/heap/undo.ts).
+ *
+ *     0         header, and at 512 the number of the process that has the file
+ *     64 KiB    bytes that the undo log has saved
+ *     heapAt    the heap
+ *     stateAt   the state, as state.ts lays it out
+ *
+ * Each begins with a multiple of 64 KiB, WebAssembly's page. The header is one sector, which a disk writes
+ * whole or not at all: fields of 64 bits in the order of FIELDS, in the machine's own byte order.
+ *
+ * A file is *made*, then *in use*, and *clean* when a daemon has ended and all of it is on the disk. One
+ * that is in use and belongs to nobody was a killed daemon's: it is whole if the kernel that held its pages
+ * still runs, and if it is that file and no copy that was made meanwhile. Otherwise it is refused.
+ */
+
+import { lastingShapes, newState, type State, type StateOptions } from "./state.ts";
+import { WORK_PER_TURN } from "./service.ts";
+import { Buddy, NONE } from "../heap/buddy.ts";
+import { GRAIN, newHeapMemory } from "../heap/heap.ts";
+import { memoryBytes } from "../heap/metadata.ts";
+import { newSavedMemory, Undo } from "../heap/undo.ts";
+import { formatSize } from "../cli/sizes.ts";
+import { File, FileError, readShort, statusOf, unlink } from "../system/file.ts";
+
+const FIELDS = [
+  "magic",
+  "byteOrder",
+  "version",
+  "condition",
+  "created",
+  /** Sizes and places, in bytes. */
+  "heap",
+  "heapAt",
+  "saved",
+  "savedAt",
+  "state",
+  "stateAt",
+  /** Where an earlier state was, until its place is zeroed. */
+  "former",
+  "formerAt",
+  /** What the state was laid out for: its options, and a digest of the names and sizes of all its arrays. */
+  "replayCache",
+  "quotas",
+  "layout",
+  /** While it is in use: which start of the kernel has its pages, and which file of which device it is. */
+  "bootHigh",
+  "bootLow",
+  "inode",
+  "device",
+  /** While it is clean: a digest of the state. */
+  "digest",
+  /** A digest of all fields before it. */
+  "checksum",
+] as const;
+type Header = Record<(typeof FIELDS)[number], bigint>;
+
+const MAGIC = new DataView(new TextEncoder().encode("mallocd\0").buffer).getBigUint64(0);
+const BYTE_ORDER = 0x0102030405060708n;
+const VERSION = 1n;
+const Condition = { made: 0n, inUse: 1n, clean: 2n } as const;
+
+const SECTOR = 512;
+const HOLDER_AT = SECTOR;
+const UNIT = 64 * 1024;
+const PAGE = 4096;
+const PAGE_WORDS = PAGE / 4;
+if (FIELDS.length * 8 > SECTOR) throw new Error("The header of a heap file is more than a sector");
+
+/** The most that one turn saves: what it may clear, and the write that came last. */
+const SAVED = WORK_PER_TURN + UNIT + 2 * PAGE;
+
+/** Why a file is no good, in a sentence; `hint` is the next step. Nothing was changed. */
+export class HeapFileError extends Error {
+  override readonly name = "HeapFileError";
+  constructor(message: string, readonly hint: string) {
+    super(message);
+  }
+}
+
+/** Where another thread finds the parts that it maps: plain data. */
+export interface HeapPlace {
+  readonly fd: number;
+  readonly heap: number;
+  readonly heapAt: number;
+  readonly saved: number;
+  readonly savedAt: number;
+}
+
+export interface HeapFileOptions {
+  /** Don't have the file system set space aside: who fills the disk then kills the daemon. */
+  sparse?: boolean;
+}
+
+/** The memory of a heap in a file, and the log by which what was half done in it is undone. */
+export function mapHeap(
+  place: HeapPlace,
+  state: State,
+): { memory: WebAssembly.Memory; undo: Undo } {
+  return mapParts(place, state, "shared");
+}
+
+function mapParts(place: HeapPlace, state: State, how: "shared" | "private") {
+  const file = new File(place.fd);
+  const memory = newHeapMemory(place.heap);
+  const saved = newSavedMemory(SAVED);
+  file.map(memory.buffer, place.heapAt, roundUp(place.heap), how);
+  file.map(saved.buffer, place.savedAt, place.saved, how);
+  return { memory, undo: new Undo(state.undo, saved, memory) };
+}
+
+/** What was at the path before. */
+type Was = "heap" | "nothing in it" | "nothing";
+
+export class HeapFile {
+  readonly path: string;
+  readonly state: State;
+  readonly #file: File;
+  #header: Header;
+  /** Whether there was nothing in it, or no file at all. */
+  readonly #was: Was;
+
+  private constructor(path: string, file: File, header: Header, state: State, was: Was) {
+    this.path = path;
+    this.#file = file;
+    this.#header = header;
+    this.state = state;
+    this.#was = was;
+  }
+
+  /**
+   * Opens the file at a path, or makes it, for a daemon with these options, and maps the state. Nobody
+   * else can open it until this process ends. Throws HeapFileError, and the file is as it was.
+   */
+  static open(
+    path: string,
+    options: StateOptions,
+    { sparse = false }: HeapFileOptions = {},
+  ): HeapFile {
+    const opened = openFile(path);
+    const { file } = opened;
+    let { was } = opened;
+    try {
+      let header = was === "heap" ? readHeader(path, file, options) : newHeader(options);
+      if (header.condition === Condition.made) { // in which nobody has ever had anything
+        if (was === "heap") was = "nothing in it";
+        file.truncate(0);
+        header = newHeader(options);
+        writeHeader(file, header);
+      }
+      if (header.heap < BigInt(options.memory)) {
+        header = grow(path, file, header, options, sparse);
+      }
+      zeroFormer(file, header);
+      setSize(path, file, endOf(header), sparse);
+      const state = newState(options);
+      file.map(state.undo.log.buffer, Number(header.stateAt), Number(header.state), "shared");
+      if (header.condition === Condition.clean && digest(file, header, state) !== header.digest) {
+        throw damaged(path, "what it knows about the heap has changed since it was closed");
+      }
+      return new HeapFile(path, file, header, state, was);
+    } catch (error) {
+      discard(path, file, was);
+      throw error;
+    }
+  }
+
+  get place(): HeapPlace {
+    const { heap, heapAt, saved, savedAt } = this.#header;
+    const [bytes, at] = [Number(heap), Number(heapAt)];
+    return {
+      fd: this.#file.fd,
+      heap: bytes,
+      heapAt: at,
+      saved: Number(saved),
+      savedAt: Number(savedAt),
+    };
+  }
+
+  /** Whether a daemon has ended with it as it should. */
+  get isClean(): boolean {
+    return this.#header.condition === Condition.clean;
+  }
+
+  /** Notes, on the disk, that it is in use, before anything is changed in it. */
+  begin(): void {
+    const { inode, device } = this.#file.status();
+    const [bootHigh, bootLow] = bootId();
+    const condition = Condition.inUse;
+    this.#header = { ...this.#header, condition, bootHigh, bootLow, inode, device, digest: 0n };
+    writeHeader(this.#file, this.#header);
+    this.#file.write(new Uint8Array(BigUint64Array.of(BigInt(Deno.pid)).buffer), HOLDER_AT);
+    this.#file.sync();
+  }
+
+  /** Resolves when all that was stored before is on the disk, to whether it is. */
+  sync(): Promise<boolean> {
+    return this.#file.syncMeanwhile();
+  }
+
+  /** To be called when nobody changes it any more, and after `sync`: notes that it is whole. */
+  end(): void {
+    this.#file.sync();
+    this.#header = { ...this.#header, condition: Condition.clean };
+    this.#header.digest = digest(this.#file, this.#header, this.state);
+    writeHeader(this.#file, this.#header);
+    this.#file.sync();
+    this.close();
+  }
+
+  /** Lets it go as it is: what is half done in it is undone by the next. */
+  close(): void {
+    this.#file.close();
+  }
+
+  /** Leaves what was there before, for a daemon that has served nobody. */
+  abandon(): void {
+    const isInUse = this.#header.condition === Condition.inUse;
+    if (this.#was === "heap" && isInUse && this.state.undo.log[0] === 0) this.end();
+    else discard(this.path, this.#file, this.#was);
+  }
+}
+
+function discard(path: string, file: File, was: Was): void {
+  if (was !== "heap") file.truncate(0);
+  if (was === "nothing") unlink(path);
+  file.close();
+}
+
+function openFile(path: string): { file: File; was: Was } {
+  try {
+    const before = statusOf(path);
+    if (before?.kind !== undefined) {
+      throw new HeapFileError(
+        `${path} is ${before.kind}, not a file`,
+        "--heap-file with another path",
+      );
+    }
+    const file = File.open(path, before === undefined ? "create" : "write");
+    if (file.lock()) {
+      if (before === undefined) return { file, was: "nothing" };
+      return { file, was: before.bytes === 0 ? "nothing in it" : "heap" };
+    }
+    const pid = new Uint8Array(8);
+    file.read(pid, HOLDER_AT);
+    file.close();
+    throw new HeapFileError(
+      `${path} is in use by process ${new BigUint64Array(pid.buffer)[0]}`,
+      "stop that daemon first, or take another file",
+    );
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    throw new HeapFileError(
+      `${path} cannot be opened: ${error.message}`,
+      "--heap-file with a path that this user may write",
+    );
+  }
+}
+
+function newHeader(options: StateOptions): Header {
+  const saved = newSavedMemory(SAVED).buffer.byteLength;
+  const heapAt = UNIT + saved;
+  const shapes = lastingShapes(options);
+  const numbers = {
+    heap: options.memory,
+    heapAt,
+    saved,
+    savedAt: UNIT,
+    state: memoryBytes(shapes),
+    stateAt: heapAt + roundUp(options.memory),
+    former: 0,
+    formerAt: 0,
+    created: Date.now(),
+    replayCache: options.replayCache,
+    quotas: options.quota === undefined ? 0 : 1,
+  };
+  const header: Header = { ...BLANK, condition: Condition.made, layout: layoutOf(shapes) };
+  for (const [name, number] of Object.entries(numbers)) {
+    header[name as keyof typeof numbers] = BigInt(number);
+  }
+  return header;
+}
+
+const BLANK: Header = {
+  ...Object.fromEntries(FIELDS.map((name) => [name, 0n])) as Header,
+  magic: MAGIC,
+  byteOrder: BYTE_ORDER,
+  version: VERSION,
+};
+
+/** A digest of the names and the sizes of all arrays, in their order. */
+function layoutOf(shapes: ReturnType<typeof lastingShapes>): bigint {
+  const sizes = Object.entries(shapes).map(([owner, shape]) => [
+    owner,
+    Object.entries(shape).map(([name, { bytes }]) => [name, bytes]),
+  ]);
+  return fnv1a(new TextEncoder().encode(JSON.stringify(sizes)));
+}
+
+function writeHeader(file: File, header: Header): void {
+  const words = BigUint64Array.from(FIELDS, (name) => header[name]);
+  header.checksum = words[FIELDS.length - 1] = checksumOf(words);
+  file.write(new Uint8Array(words.buffer), 0);
+}
+
+function checksumOf(words: BigUint64Array<ArrayBuffer>): bigint {
+  return fnv1a(new Uint8Array(words.buffer, 0, 8 * (FIELDS.length - 1)));
+}
+
+/** FNV-1a, 64 bits (Fowler, Noll and Vo). */
+function fnv1a(bytes: Uint8Array): bigint {
+  let hash = 0xcbf29ce484222325n;
+  for (const byte of bytes) hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+  return hash;
+}
+
+/** Reads the header of a file that holds something, and refuses what does not suit these options. */
+function readHeader(path: string, file: File, options: StateOptions): Header {
+  const words = new BigUint64Array(FIELDS.length);
+  file.read(new Uint8Array(words.buffer), 0);
+  const header = Object.fromEntries(FIELDS.map((name, i) => [name, words[i]!])) as Header;
+  if (header.magic !== MAGIC) {
+    throw new HeapFileError(
+      `${path} is no heap file of mallocd`,
+      "another path, or remove it first",
+    );
+  }
+  if (header.byteOrder !== BYTE_ORDER) {
+    throw new HeapFileError(`${path} was made on a machine with another byte order`, ANOTHER);
+  }
+  if (header.version !== VERSION) {
+    throw new HeapFileError(
+      `${path} has version ${header.version} of the format, and this mallocd knows ${VERSION}`,
+      "the mallocd that has made it",
+    );
+  }
+  if (header.checksum !== checksumOf(words)) throw damaged(path, "its header is torn");
+  checkOptions(path, header, options);
+  if (header.condition === Condition.made) return header;
+  if (file.status().bytes < endOf(header)) {
+    throw damaged(path, `it was cut off at ${file.status().bytes} of ${endOf(header)} bytes`);
+  }
+  if (header.condition === Condition.inUse) checkOrigin(path, file, header);
+  return header;
+}
+
+const ANOTHER = "another --heap-file, or remove this one and what it holds";
+
+function damaged(path: string, what: string): HeapFileError {
+  return new HeapFileError(
+    `${path} is damaged: ${what}`,
+    "a copy that was made of it, or remove it",
+  );
+}
+
+function checkOptions(path: string, header: Header, options: StateOptions): void {
+  const { heap, replayCache, quotas, layout } = header;
+  if (BigInt(options.memory) < heap) {
+    throw new HeapFileError(
+      `${path} holds a heap of ${formatSize(Number(heap))}, more than --memory has`,
+      `--memory ${formatSize(Number(heap))}, or more`,
+    );
+  }
+  if (BigInt(options.replayCache) !== replayCache) {
+    throw new HeapFileError(
+      `${path} remembers ${replayCache} replies, not ${options.replayCache}`,
+      `--replay-cache ${replayCache}`,
+    );
+  }
+  const hasQuotas = quotas !== 0n;
+  if ((options.quota !== undefined) !== hasQuotas) {
+    throw new HeapFileError(
+      hasQuotas ? `${path} knows whose each block is` : `${path} does not know whose each block is`,
+      hasQuotas
+        ? "--quota SIZE; --quota 16GiB limits nobody"
+        : "no --quota, or another --heap-file",
+    );
+  }
+  if (layoutOf(lastingShapes({ ...options, memory: Number(heap) })) !== layout) {
+    throw new HeapFileError(
+      `${path} was made by another mallocd, which kept other things`,
+      ANOTHER,
+    );
+  }
+}
+
+/** Of a file that is in use and that nobody has: whether all that was stored in it is there. */
+function checkOrigin(path: string, file: File, header: Header): void {
+  const { inode, device } = file.status();
+  if (header.inode !== inode || header.device !== device) {
+    throw damaged(path, "it is a copy that was made while a daemon had it in use");
+  }
+  const [high, low] = bootId();
+  if (header.bootHigh !== high || header.bootLow !== low) {
+    throw damaged(path, "the machine went down while a daemon had it in use");
+  }
+}
+
+/** Another one after each start of the machine. */
+function bootId(): [high: bigint, low: bigint] {
+  const hex = readShort("/proc/sys/kernel/random/boot_id").replaceAll("-", "").trim();
+  return [BigInt(`0x${hex.slice(0, 16)}`), BigInt(`0x${hex.slice(16)}`)];
+}
+
+function endOf({ heap, heapAt, state, stateAt }: Header): number {
+  return Math.max(Number(heapAt) + roundUp(Number(heap)), Number(stateAt + state));
+}
+
+/** A full disk is SIGBUS to who stores into a page that it has no room for: it is found out in time. */
+function setSize(path: string, file: File, bytes: number, sparse: boolean): void {
+  const before = file.status().bytes;
+  try {
+    if (sparse) file.truncate(bytes);
+    else file.reserve(bytes);
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    file.truncate(before);
+    throw new HeapFileError(
+      `${formatSize(bytes)} cannot be reserved for ${path}: ${error.message}`,
+      "another file system, a smaller --memory, or --sparse, which reserves nothing",
+    );
+  }
+}
+
+/**
+ * A digest of the state. Pages of zeros count for nothing, and holes are not even looked at: most of the
+ * state of a large heap was never touched.
+ */
+function digest(file: File, header: Header, { undo }: State): bigint {
+  const [from, size] = [Number(header.stateAt), Number(header.state)];
+  const words = new Int32Array(undo.log.buffer, 0, size / 4);
+  let [high, low] = [0, 0];
+  for (let data = file.nextData(from); data !== undefined && data[0] < from + size;) {
+    const first = Math.floor((data[0] - from) / PAGE);
+    const end = Math.ceil((Math.min(data[1], from + size) - from) / PAGE);
+    for (let page = first; page < end; page++) {
+      let [a, b] = [0, 0];
+      for (let i = page * PAGE_WORDS; i < (page + 1) * PAGE_WORDS; i++) {
+        a = Math.imul(a ^ words[i]!, 0x9e3779b1);
+        b = Math.imul(b, 0x85ebca6b) + words[i]! | 0;
+      }
+      if ((a | b) === 0) continue;
+      high = high + Math.imul(a ^ a >>> 15 ^ page, 0xc2b2ae35) | 0;
+      low = low + Math.imul(b ^ b >>> 15 ^ page, 0x27d4eb2f) | 0;
+    }
+    data = file.nextData(data[1]);
+  }
+  return BigInt(high >>> 0) << 32n | BigInt(low >>> 0);
+}
+
+/**
+ * Makes the heap of a file larger: lays out a larger state behind the old one, and the header then says
+ * that this one holds. Until then, nothing has changed.
+ */
+function grow(
+  path: string,
+  file: File,
+  header: Header,
+  options: StateOptions,
+  sparse: boolean,
+): Header {
+  const from = formatSize(Number(header.heap));
+  const to = formatSize(options.memory);
+  if (header.condition !== Condition.clean) {
+    throw new HeapFileError(
+      `${path} cannot grow to ${to} because its daemon was killed`,
+      `--memory ${from} once, to recover it, and end that daemon by SIGTERM`,
+    );
+  }
+  const former = newState({ ...options, memory: Number(header.heap) });
+  file.map(former.undo.log.buffer, Number(header.stateAt), Number(header.state), "private");
+  if (digest(file, header, former) !== header.digest) {
+    throw damaged(path, "what it knows about the heap has changed since it was closed");
+  }
+  const larger = newHeader(options);
+  const stateAt = Math.max(Number(larger.stateAt), Number(header.stateAt + header.state));
+  const grown: Header = {
+    ...header,
+    heap: larger.heap,
+    state: larger.state,
+    stateAt: BigInt(stateAt),
+    layout: larger.layout,
+    former: header.state,
+    formerAt: header.stateAt,
+  };
+  file.truncate(endOf(header)); // an earlier try may have left something
+  setSize(path, file, endOf(grown), sparse);
+  const state = newState(options);
+  file.map(state.undo.log.buffer, stateAt, Number(grown.state), "shared");
+  const old = new Buddy(Number(header.heap) / GRAIN, former.buddy);
+  const buddy = new Buddy(options.memory / GRAIN, state.buddy);
+  for (let grain = 0; grain < old.grains && grain !== NONE;) {
+    const order = old.orderAt(grain);
+    if (order !== NONE && !buddy.claim(grain, order)) {
+      throw new HeapFileError(
+        `${path} cannot grow from ${from} to ${to}: a block of ${formatSize(GRAIN * 2 ** order)} ` +
+          "would not begin with a multiple of its size",
+        "a size that is a power of two, if the old one is",
+      );
+    }
+    grain = old.next(grain);
+  }
+  for (const owner of ["service", "tokens", "cache"] as const) {
+    for (const [name, array] of Object.entries(former[owner])) {
+      (state[owner] as Record<string, typeof array>)[name]!.set(array);
+    }
+  }
+  state.heap.dirty.set(former.heap.dirty);
+  state.heap.dirtyPages.set(former.heap.dirtyPages);
+  state.quota.owner.set(former.quota.owner);
+  for (const name of ["figures", "secrets", "held"] as const) {
+    state.quota[name].set(former.quota[name]);
+  }
+  grown.digest = digest(file, grown, state);
+  file.sync();
+  writeHeader(file, grown);
+  file.sync();
+  return grown;
+}
+
+/** Where the state was, the heap now goes on: what is left of it is zeroed. */
+function zeroFormer(file: File, header: Header): void {
+  if (header.former === 0n) return;
+  file.punch(Number(header.formerAt), Number(header.former));
+  header.former = header.formerAt = 0n;
+  file.sync();
+  writeHeader(file, header);
+}
+
+function roundUp(bytes: number): number {
+  return Math.ceil(bytes / UNIT) * UNIT;
+}

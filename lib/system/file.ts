@@ -1,0 +1,248 @@
+/**
+ * Files as Linux has them, by descriptor, for what Deno's own cannot do: map them over memory, lock and
+ * reserve them, and punch holes. A descriptor is of the whole process: any thread may make a File of it.
+ */
+
+import { Errno, openLibc } from "./libc.ts";
+
+const SYMBOLS = {
+  open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  unlink: { parameters: ["buffer"], result: "i32" },
+  statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
+  flock: { parameters: ["i32", "i32"], result: "i32" },
+  fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
+  ftruncate: { parameters: ["i32", "i64"], result: "i32" },
+  lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  pread: { parameters: ["i32", "buffer", "usize", "i64"], result: "isize" },
+  pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "isize" },
+  fsync: { parameters: ["i32"], result: "i32" },
+  fsyncMeanwhile: { name: "fsync", parameters: ["i32"], result: "i32", nonblocking: true },
+  mmap: { parameters: ["usize", "usize", "i32", "i32", "i32", "i64"], result: "usize" },
+  errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
+  addressOf: { name: "memmove", parameters: ["buffer", "buffer", "usize"], result: "usize" },
+  readAddress: { name: "memmove", parameters: ["buffer", "usize", "usize"], result: "void" },
+} as const satisfies Deno.ForeignLibraryInterface;
+
+/** <asm-generic/fcntl.h>, <sys/file.h>, <linux/falloc.h>, <asm-generic/mman-common.h>, <linux/stat.h> */
+const O_RDONLY = 0;
+const O_RDWR = 2;
+const O_CREAT = 0o100;
+const O_EXCL = 0o200;
+const O_CLOEXEC = 0o2000000;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const LOCK_UN = 8;
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const PROT_READ_WRITE = 3;
+const MAP_SHARED = 0x01;
+const MAP_PRIVATE = 0x02;
+const MAP_FIXED = 0x10;
+const MAP_FAILED = 2n ** 64n - 1n;
+const AT_FDCWD = -100;
+const AT_SYMLINK_NOFOLLOW = 0x100;
+const AT_EMPTY_PATH = 0x1000;
+const STATX_BASIC_STATS = 0x7ff;
+/** struct statx: what we read of it. */
+const STATX = { size: 256, mode: 28, inode: 32, bytes: 40, major: 136, minor: 140 };
+const S_IFMT = 0o170000;
+const KINDS: Readonly<Record<number, string>> = {
+  0o010000: "a pipe",
+  0o020000: "a device",
+  0o040000: "a directory",
+  0o060000: "a device",
+  0o120000: "a symbolic link",
+  0o140000: "a socket",
+};
+
+const PAGE = 4096n;
+
+/** What the kernel answers, in the words of strerror(3). */
+const TEXTS: Readonly<Record<number, string>> = {
+  1: "Operation not permitted",
+  2: "No such file or directory",
+  5: "Input/output error",
+  12: "Cannot allocate memory",
+  13: "Permission denied",
+  17: "File exists",
+  20: "Not a directory",
+  22: "Invalid argument",
+  27: "File too large",
+  28: "No space left on device",
+  30: "Read-only file system",
+  36: "File name too long",
+  40: "Too many levels of symbolic links",
+  95: "Operation not supported",
+  122: "Disk quota exceeded",
+};
+
+/** What the kernel would not do. */
+export class FileError extends Error {
+  override readonly name = "FileError";
+  constructor(readonly errno: number) {
+    super(TEXTS[errno] ?? `os error ${errno}`);
+  }
+}
+
+export interface Status {
+  /** In words, if it is no regular file: "a directory". */
+  kind: string | undefined;
+  bytes: number;
+  /** Which file of which device: another file's are others. */
+  inode: bigint;
+  device: bigint;
+}
+
+/** libc, as one thread sees it, made when it is first asked for. */
+let opened: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
+function libc() {
+  return (opened ??= openLibc(SYMBOLS)).symbols;
+}
+
+/** Throws what the call that failed last has left in errno. */
+function fail(): never {
+  const errno = new Int32Array(1);
+  libc().readAddress(errno, libc().errnoLocation(), 4n);
+  throw new FileError(errno[0]!);
+}
+
+function checked(result: number | bigint): number {
+  return result < 0 ? fail() : Number(result);
+}
+
+const zeroEnded = (path: string) => new TextEncoder().encode(`${path}\0`);
+
+/** What is at a path, without following a symbolic link; undefined if nothing is. Throws FileError. */
+export function statusOf(path: string): Status | undefined {
+  try {
+    return status(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW);
+  } catch (error) {
+    if (error instanceof FileError && error.errno === Errno.ENOENT) return undefined;
+    throw error;
+  }
+}
+
+function status(fd: number, path: string, flags: number): Status {
+  const view = new DataView(new ArrayBuffer(STATX.size));
+  checked(libc().statx(fd, zeroEnded(path), flags, STATX_BASIC_STATS, view));
+  const mode = view.getUint16(STATX.mode, true);
+  return {
+    kind: KINDS[mode & S_IFMT],
+    bytes: Number(view.getBigUint64(STATX.bytes, true)),
+    inode: view.getBigUint64(STATX.inode, true),
+    device: BigInt(view.getUint32(STATX.major, true)) << 32n |
+      BigInt(view.getUint32(STATX.minor, true)),
+  };
+}
+
+export function unlink(path: string): void {
+  checked(libc().unlink(zeroEnded(path)));
+}
+
+/** All of a short file, or the first 4 KiB; the kernel's own, which Deno would not read, included. */
+export function readShort(path: string): string {
+  const file = File.open(path, "read");
+  try {
+    const bytes = new Uint8Array(4096);
+    return new TextDecoder().decode(bytes.subarray(0, file.read(bytes, 0)));
+  } finally {
+    file.close();
+  }
+}
+
+/** Every method throws FileError if the kernel does not do it. */
+export class File {
+  constructor(readonly fd: number) {}
+
+  /** Opens a file; to "create" fails if there is one, and makes one that is its owner's alone. */
+  static open(path: string, how: "read" | "write" | "create"): File {
+    const flags = { read: O_RDONLY, write: O_RDWR, create: O_RDWR | O_CREAT | O_EXCL }[how];
+    return new File(checked(libc().open(zeroEnded(path), flags | O_CLOEXEC, 0o600)));
+  }
+
+  status(): Status {
+    return status(this.fd, "", AT_EMPTY_PATH);
+  }
+
+  /** Takes the lock that one process at a time can have, until it ends. Whether it could be had. */
+  lock(): boolean {
+    if (libc().flock(this.fd, LOCK_EX | LOCK_NB) === 0) return true;
+    try {
+      return fail();
+    } catch (error) {
+      if (error instanceof FileError && error.errno === Errno.EAGAIN) return false;
+      throw error;
+    }
+  }
+
+  /** Returns how many bytes there were. */
+  read(bytes: Uint8Array<ArrayBuffer>, at: number): number {
+    return checked(libc().pread(this.fd, bytes, BigInt(bytes.length), BigInt(at)));
+  }
+
+  write(bytes: Uint8Array<ArrayBuffer>, at: number): void {
+    const written = checked(libc().pwrite(this.fd, bytes, BigInt(bytes.length), BigInt(at)));
+    if (written !== bytes.length) throw new FileError(Errno.ENOSPC);
+  }
+
+  truncate(bytes: number): void {
+    checked(libc().ftruncate(this.fd, BigInt(bytes)));
+  }
+
+  /** Has the file system set aside all of the first `bytes`, so that no store into them can fail. */
+  reserve(bytes: number): void {
+    checked(libc().fallocate(this.fd, 0, 0n, BigInt(bytes)));
+  }
+
+  /** Gives bytes back to the file system; they are zero from then on. */
+  punch(at: number, bytes: number): void {
+    const mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    checked(libc().fallocate(this.fd, mode, BigInt(at), BigInt(bytes)));
+  }
+
+  /** The next stretch from `from` on that may hold bytes other than zero; undefined if there is none. */
+  nextData(from: number): [from: number, end: number] | undefined {
+    const start = libc().lseek(this.fd, BigInt(from), SEEK_DATA);
+    if (start < 0) return undefined;
+    return [Number(start), checked(libc().lseek(this.fd, BigInt(start), SEEK_HOLE))];
+  }
+
+  /** Resolves when all that was stored before is on the disk, to whether it is. No thread of ours waits. */
+  async syncMeanwhile(): Promise<boolean> {
+    return await libc().fsyncMeanwhile(this.fd) === 0;
+  }
+
+  sync(): void {
+    checked(libc().fsync(this.fd));
+  }
+
+  /**
+   * Makes `bytes` of the file, from `at`, those of the buffer: what either holds, the other does. If it is
+   * `private`, what is stored into the buffer stays there. The buffer is a WebAssembly.Memory's, of which
+   * alone it is known that it begins with a page.
+   */
+  map(buffer: ArrayBufferLike, at: number, bytes: number, how: "shared" | "private"): void {
+    const whole = new Uint8Array(buffer) as Uint8Array<ArrayBuffer>;
+    const address = BigInt(libc().addressOf(whole, whole, 0n));
+    if (address % PAGE !== 0n || bytes > whole.length) throw new FileError(Errno.EINVAL);
+    const flags = MAP_FIXED | (how === "shared" ? MAP_SHARED : MAP_PRIVATE);
+    const mapped = libc().mmap(
+      address,
+      BigInt(bytes),
+      PROT_READ_WRITE,
+      flags,
+      this.fd,
+      BigInt(at),
+    );
+    if (BigInt(mapped) === MAP_FAILED) fail();
+  }
+
+  /** Gives up the lock, too, which what is mapped would go on holding. */
+  close(): void {
+    libc().flock(this.fd, LOCK_UN);
+    checked(libc().close(this.fd));
+  }
+}

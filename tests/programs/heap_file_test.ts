@@ -1,0 +1,281 @@
+/** A heap in a file: what a killed daemon leaves, what the next one finds, and what it refuses. */
+
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { HEAP_BASE } from "../../lib/heap/heap.ts";
+import { HeapFile, HeapFileError, mapHeap } from "../../lib/daemon/heap_file.ts";
+import type { StateOptions } from "../../lib/daemon/state.ts";
+import { statusOf } from "../../lib/system/file.ts";
+import { METHODS } from "../../lib/protocol/wire.ts";
+import { Box, fields, Random, word } from "../testing.ts";
+import { MALLOCD, Mallocd, misused, run } from "./programs.ts";
+import { killUnderLoad } from "./killing.ts";
+
+statusOf("/"); // loads libc, which no test is to be blamed for
+
+const SIZE = 1024 * 1024;
+const OPTIONS = { memory: SIZE, replayCache: 16 };
+const SECTOR = 512;
+
+/** A folder for the files of a test. */
+async function withFolder(test: (folder: string) => unknown): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await test(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** A daemon over a file, without a socket. */
+function start(path: string, options: StateOptions = OPTIONS) {
+  const file = HeapFile.open(path, options, { sparse: true });
+  file.begin();
+  const { memory, undo } = mapHeap(file.place, file.state);
+  return {
+    file,
+    box: new Box({ ...options, size: options.memory, state: file.state, memory, undo }),
+  };
+}
+
+const malloc = (tag: number, length: number) => word(tag, METHODS.malloc.opcode) + fields(length);
+const write = (address: number, hex: string) =>
+  fields(METHODS.write.opcode, address, hex.length / 2) + hex;
+const read = (address: number, length: number) => fields(METHODS.read.opcode, address, length);
+
+/** A file in which there is something, left by a daemon that was killed or has ended. */
+function leave(path: string, how: "killed" | "ended", options: StateOptions = OPTIONS): void {
+  const { file, box } = start(path, options);
+  for (let i = 0; i < 20; i++) box.ask(malloc(i + 1, 100 * i));
+  box.ask(write(HEAP_BASE + 5000, "616263"));
+  if (how === "ended") file.end();
+  else file.close();
+}
+
+/** Has a file refused, for a reason, and makes sure that it was left alone. */
+async function refuse(
+  path: string,
+  reason: RegExp,
+  options: StateOptions = OPTIONS,
+): Promise<void> {
+  const before = await Deno.readFile(path);
+  const open = () => HeapFile.open(path, options, { sparse: true });
+  assertMatch(assertThrows(open, HeapFileError).message, reason);
+  assertEquals(await Deno.readFile(path), before);
+}
+
+for (const how of ["killed", "ended"] as const) {
+  Deno.test(`a heap file gives back all that a daemon had when it was ${how}`, async () => {
+    await withFolder((folder) => {
+      const path = `${folder}/heap`;
+      const first = start(path);
+      const epoch = first.box.ask(word(9, METHODS.hello.opcode));
+      const reply = first.box.ask(malloc(1, 3000));
+      first.box.ask(write(HEAP_BASE + 1, "c0ffee"));
+      if (how === "ended") first.file.end();
+      else first.file.close();
+      const { file, box } = start(path);
+      assertEquals(box.ask(word(9, METHODS.hello.opcode)), epoch);
+      assertEquals(box.ask(malloc(1, 3000)), reply);
+      assertEquals(box.ask(read(HEAP_BASE, 5)), "00c0ffee00");
+      assertEquals(box.count("blocks"), 1);
+      file.end();
+    });
+  });
+}
+
+Deno.test("a heap file is its owner's alone", async () => {
+  await withFolder(async (folder) => {
+    leave(`${folder}/heap`, "ended");
+    assertEquals((await Deno.stat(`${folder}/heap`)).mode! & 0o777, 0o600);
+  });
+});
+
+Deno.test("HeapFile refuses what it cannot use, and leaves it alone", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    const patch = async (name: string, at: number, bytes: Uint8Array) => {
+      const copy = `${folder}/${name}`;
+      const content = await Deno.readFile(path);
+      content.set(bytes, at);
+      await Deno.writeFile(copy, content);
+      return copy;
+    };
+    leave(path, "ended");
+    await refuse(await patch("other", 0, new TextEncoder().encode("mallocx")), /is no heap file/);
+    await refuse(await patch("order", 8, Uint8Array.of(1, 2, 3, 4, 5, 6, 7, 8)), /byte order/);
+    await refuse(await patch("version", 16, Uint8Array.of(2)), /version 2 of the format/);
+    await refuse(await patch("torn", 41, Uint8Array.of(1)), /its header is torn/);
+    await refuse(path, /holds a heap of 1MiB/, { ...OPTIONS, memory: SIZE / 2 });
+    await refuse(path, /remembers 16 replies, not 17/, { ...OPTIONS, replayCache: 17 });
+    await refuse(path, /does not know whose each block is/, { ...OPTIONS, quota: SIZE });
+    const { file } = start(path);
+    await refuse(path, new RegExp(`is in use by process ${Deno.pid}$`));
+    await Deno.copyFile(path, `${folder}/copy`);
+    await refuse(`${folder}/copy`, /it is a copy that was made while a daemon had it in use/);
+    file.end();
+    await Deno.truncate(path, (await Deno.stat(path)).size - 4096);
+    await refuse(path, /it was cut off at/);
+    await run("ln", ["-s", path, `${folder}/link`]); // Deno's own wants to write everywhere
+    await refuse(`${folder}/link`, /is a symbolic link, not a file/);
+    const open = (path: string) => () => HeapFile.open(path, OPTIONS);
+    assertMatch(assertThrows(open(folder), HeapFileError).message, /is a directory, not a file/);
+    assertMatch(assertThrows(open(`${folder}/no/heap`), HeapFileError).message, /No such file/);
+  });
+});
+
+Deno.test("HeapFile refuses a file in use after the machine went down", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    leave(path, "killed");
+    const bytes = await Deno.readFile(path);
+    const words = new BigUint64Array(bytes.buffer, 0, SECTOR / 8);
+    const [bootHigh, checksum] = [16, 21];
+    words[bootHigh]! ^= 1n;
+    let hash = 0xcbf29ce484222325n;
+    for (const byte of bytes.subarray(0, 8 * checksum)) {
+      hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
+    }
+    words[checksum] = hash;
+    using file = await Deno.open(path, { write: true });
+    await file.write(bytes.subarray(0, SECTOR));
+    await refuse(path, /the machine went down while a daemon had it in use/);
+  });
+});
+
+Deno.test("HeapFile finds every bit that flips in what it knows, or it does not matter", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    const seed = 3;
+    const random = new Random(seed);
+    leave(path, "ended");
+    const { heapAt, heap } = HeapFile.open(path, OPTIONS, { sparse: true }).place;
+    const content = await Deno.readFile(path);
+    const state = heapAt + heap;
+    const open = () => HeapFile.open(`${folder}/flipped`, OPTIONS, { sparse: true });
+    let found = 0;
+    for (let flip = 0; flip < 200; flip++) {
+      const at = random.chance(0.3)
+        ? random.below(SECTOR)
+        : state + random.below(content.length - state);
+      const bytes = content.slice();
+      bytes[at]! ^= 1 << random.below(8);
+      await Deno.writeFile(`${folder}/flipped`, bytes);
+      try {
+        open().close();
+        assert(at < SECTOR && at >= 22 * 8, `seed ${seed}, flip ${flip}: at ${at}`); // after the header
+      } catch (error) {
+        if (!(error instanceof HeapFileError)) throw error;
+        found++;
+      }
+    }
+    assert(found > 150, `found ${found}`);
+  });
+});
+
+Deno.test("a heap file grows to a larger --memory, and all in it stays where it is", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    const options = { ...OPTIONS, quota: SIZE };
+    const first = start(path, options);
+    const replies: (string | undefined)[] = [];
+    for (let i = 0; i < 30; i++) replies.push(first.box.ask(malloc(i + 1, 1 << i % 15)));
+    first.box.ask(write(HEAP_BASE + SIZE - 3, "616263"));
+    const hello = first.box.ask(word(99, METHODS.hello.opcode));
+    first.file.close();
+    await refuse(path, /cannot grow to 4MiB because its daemon was killed/, {
+      ...options,
+      memory: 4 * SIZE,
+    });
+    start(path, options).file.end();
+    const { file, box } = start(path, { ...options, memory: 4 * SIZE });
+    for (let i = 0; i < 16; i++) { // as many as it remembers
+      assertEquals(box.ask(malloc(i + 15, 1 << (i + 14) % 15)), replies[i + 14]);
+    }
+    assertEquals(box.count("blocks"), 30);
+    assertEquals(box.count("quotaHolders"), 1);
+    assertEquals(box.ask(read(HEAP_BASE + SIZE - 3, 3)), "616263");
+    assertEquals(box.ask(read(HEAP_BASE + SIZE, 64)), "00".repeat(64));
+    assertEquals(box.ask(word(99, METHODS.hello.opcode))?.slice(0, 56), hello?.slice(0, 56));
+    file.end();
+    const again = start(path, { ...options, memory: 4 * SIZE });
+    const bytes = new Uint8Array(await Deno.readFile(path)).subarray(
+      again.file.place.heapAt + SIZE,
+    );
+    const rest = bytes.subarray(0, 3 * SIZE);
+    assert(rest.every((byte) => byte === 0), "the earlier state is in the heap");
+    again.file.end();
+  });
+});
+
+Deno.test("a heap file that cannot grow says why, and stays as it is", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    const options = { ...OPTIONS, memory: 24 * 1024 };
+    const { file, box } = start(path, options); // 8 KiB, and then 16 KiB
+    assertEquals(box.ask(fields(METHODS.malloc.opcode, 16 * 1024)), fields(HEAP_BASE + 8 * 1024));
+    file.end();
+    const before = await Deno.readFile(path);
+    const open = () => HeapFile.open(path, { ...options, memory: 32 * 1024 }, { sparse: true });
+    const error = assertThrows(open, HeapFileError);
+    assertMatch(error.message, /a block of 16KiB would not begin with a multiple of its size/);
+    assertEquals((await Deno.readFile(path)).subarray(0, before.length), before);
+    start(path, options).file.end();
+  });
+});
+
+Deno.test("mallocd says what --heap-file cannot be combined with", async () => {
+  const mallocd = (line: string) => run(MALLOCD, line.split(" "));
+  assertEquals(
+    await mallocd("--heap-file /tmp/x --engine datagram"),
+    misused(
+      "--heap-file cannot be had with --engine datagram",
+      "--engine syscall, or leave one of them out",
+      "mallocd",
+    ),
+  );
+  assertEquals(
+    await mallocd("--sparse"),
+    misused("--sparse means nothing without --heap-file", "leave it out", "mallocd"),
+  );
+});
+
+Deno.test("mallocd tells the second daemon who has the file, and --check leaves no file", async () => {
+  await withFolder(async (folder) => {
+    const args = ["--heap-file", `${folder}/heap`, "--memory", "1MiB"];
+    assertEquals((await run(MALLOCD, ["--port", "0", "--check", ...args])).code, 0);
+    assertEquals([...Deno.readDirSync(folder)], []);
+    await using daemon = await Mallocd.start(args);
+    const { code, stderr } = await run(MALLOCD, ["--port", "0", ...args]);
+    assertEquals(code, 1);
+    assertEquals(
+      stderr.split("\n")[0],
+      `mallocd: ${folder}/heap is in use by process ${daemon.pid}`,
+    );
+  });
+});
+
+async function whyNoMounts(): Promise<string> {
+  const tmpfs = ["-rm", "sh", "-c", "mount -t tmpfs none /mnt"];
+  const isPossible = await run("unshare", tmpfs).then(({ code }) => code === 0, () => false);
+  return isPossible ? "" : " (skipped: no file system can be mounted here)";
+}
+
+const noMounts = await whyNoMounts();
+Deno.test({
+  name: `mallocd refuses a disk that is too small, and leaves nothing on it${noMounts}`,
+  ignore: noMounts !== "",
+  async fn() {
+    const script = `mount -t tmpfs -o size=8m none /mnt &&
+      ${MALLOCD} --port 0 --heap-file /mnt/heap --memory 64MiB; echo $? $(ls /mnt)`;
+    const { stdout, stderr } = await run("unshare", ["-rm", "sh", "-c", script]);
+    assertEquals(stdout, "1\n");
+    assertMatch(
+      stderr,
+      /cannot be reserved for \/mnt\/heap: No space left on device\nTry: .*--sparse/,
+    );
+  },
+});
+
+Deno.test("a daemon that is killed under load loses nothing, and does nothing twice", async () => {
+  await withFolder((folder) => killUnderLoad(`${folder}/heap`, { kills: 5, seed: 1 }));
+});

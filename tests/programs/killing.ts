@@ -1,0 +1,113 @@
+/** A daemon over a heap file that is killed again and again while clients work, and is checked by a model. */
+
+import { assert, assertEquals } from "@std/assert";
+import { Remote } from "../../lib/client/remote.ts";
+import { Random } from "../testing.ts";
+import { Mallocd } from "./programs.ts";
+
+const CLIENTS = 6;
+const MEMORY = "16MiB";
+/** Longer than a restart takes, on a machine that does much else. */
+const TIMEOUT_MS = 20_000;
+
+/** A client that knows what it has: each block's bytes, and a counter at the beginning of all of them. */
+class Worker {
+  readonly blocks = new Map<bigint, Uint8Array>();
+  operations = 0;
+  readonly #random: Random;
+
+  constructor(readonly remote: Remote, readonly shared: bigint, seed: number) {
+    this.#random = new Random(seed);
+  }
+
+  async work(isOver: () => boolean): Promise<void> {
+    while (!isOver()) {
+      await this.#step();
+      this.operations++;
+    }
+  }
+
+  async #step(): Promise<void> {
+    const random = this.#random;
+    const pointers = [...this.blocks.keys()];
+    if (pointers.length === 0 || pointers.length < 40 && random.chance(0.3)) {
+      const length = 1 + random.below(3000);
+      this.blocks.set(await this.remote.malloc(length), new Uint8Array(length));
+      return;
+    }
+    const pointer = random.pick(pointers);
+    const bytes = this.blocks.get(pointer)!;
+    await random.pick([
+      async () => {
+        await this.remote.free(pointer);
+        this.blocks.delete(pointer);
+      },
+      async () => {
+        const length = 1 + random.below(6000);
+        const moved = await this.remote.realloc(pointer, length);
+        const resized = new Uint8Array(length);
+        resized.set(bytes.subarray(0, length));
+        this.blocks.delete(pointer);
+        this.blocks.set(moved, resized);
+      },
+      async () => {
+        const data = random.bytes(1 + random.below(bytes.length));
+        const at = random.below(bytes.length - data.length + 1);
+        await this.remote.write(pointer + BigInt(at), data);
+        bytes.set(data, at);
+      },
+      async () => void await this.remote.fetchAndAdd(this.shared, 1n).then(() => this.adds++),
+      async () => assertEquals(await this.remote.read(pointer, bytes.length), bytes),
+    ])();
+  }
+
+  adds = 0;
+
+  async check(): Promise<void> {
+    for (const [pointer, bytes] of this.blocks) {
+      assertEquals(await this.remote.read(pointer, bytes.length), bytes);
+    }
+  }
+}
+
+export interface Killing {
+  kills: number;
+  seed: number;
+}
+
+/** Throws if anything that was answered is lost or was done twice, or if a block is left that nobody has. */
+export async function killUnderLoad(path: string, { kills, seed }: Killing): Promise<void> {
+  const random = new Random(seed);
+  const args = ["--heap-file", path, "--memory", MEMORY, "--strict"];
+  let daemon = await Mallocd.start(args);
+  const { server, port } = daemon;
+  const remotes = await Promise.all(
+    Array.from({ length: CLIENTS }, () => Remote.connect({ server, timeout: TIMEOUT_MS })),
+  );
+  try {
+    const shared = await remotes[0]!.malloc(8);
+    const workers = remotes.map((remote, i) => new Worker(remote, shared, seed + i));
+    let isOver = false;
+    const working = Promise.all(workers.map((worker) => worker.work(() => isOver)));
+    working.catch(() => isOver = true);
+    for (let kill = 0; kill < kills && !isOver; kill++) {
+      await new Promise((resolve) => setTimeout(resolve, 20 + random.below(200)));
+      await daemon.stop("SIGKILL");
+      daemon = await Mallocd.start([...args, "--port", String(port)]);
+    }
+    isOver = true;
+    await working;
+    for (const worker of workers) await worker.check();
+    const adds = workers.reduce((sum, worker) => sum + worker.adds, 0);
+    const value = await remotes[0]!.read(shared, 8);
+    assertEquals(new DataView(value.buffer).getBigUint64(value.byteOffset), BigInt(adds));
+    const blocks = workers.reduce((sum, worker) => sum + worker.blocks.size, 1);
+    const operations = workers.reduce((sum, worker) => sum + worker.operations, 0);
+    assert(operations > 20 * kills, `only ${operations} operations`);
+    const { totals, code } = await daemon.stop("SIGTERM");
+    assertEquals([code, totals["blocks"]], [0, String(blocks)]);
+  } finally {
+    await Promise.all(remotes.map((remote) => remote.close()));
+    await daemon.stop("SIGKILL");
+  }
+}
