@@ -10,12 +10,9 @@ import { serveCluster } from "./cluster/engine.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
 import { type Choice, startEngine } from "./engines/choice.ts";
 import { Gauges } from "./gauges.ts";
-<<<<<<< HEAD
+import { HeapFile, HeapFileError } from "./heap_file.ts";
 import { type HttpServer, serveHttp } from "./http/server.ts";
 import { HEAP_BASE, RANGE_BYTES } from "../heap/heap.ts";
-=======
-import { HeapFile, HeapFileError } from "./heap_file.ts";
->>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
 import { newState, type StateOptions } from "./state.ts";
@@ -79,15 +76,11 @@ async function main(args: readonly string[]): Promise<number> {
     replayCache: values["replay-cache"],
     quota: values.quota,
   };
-<<<<<<< HEAD
   if (values["http-names"] !== undefined && values.http === undefined) {
     throw new UsageError("--http-names means nothing without --http", "add --http PORT");
   }
-  const state = newState(sizes);
-=======
   const file = openHeapFile(values, sizes);
   const state = file?.state ?? newState(sizes);
->>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
   const { counters, clock } = state.service;
   const gauges = new Gauges(sizes, state);
   const counts = () => {
@@ -131,6 +124,7 @@ async function main(args: readonly string[]): Promise<number> {
     });
   } catch (error) {
     await engine.close();
+    file?.abandon();
     throw startError(error, formatAddress(values.http!), "--http");
   }
   const ready = {
@@ -152,11 +146,8 @@ async function main(args: readonly string[]): Promise<number> {
   };
   tick();
   const ticking = setInterval(tick, TICK_MS);
-<<<<<<< HEAD
-  say({ msg: "ready", ...ready });
-=======
-  say({ msg: "ready", ...described(engine, values.memory, reason), heap_file: file?.path });
->>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
+  const stopSyncing = syncEvery(values.sync, file, say);
+  say({ msg: "ready", ...ready, heap_file: file?.path });
   notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
   if (anyone && !isLoopback(host) && secrets === undefined) {
     say({ msg: "warning", reason: "--anyone answers whoever can reach it, unencrypted" });
@@ -176,16 +167,12 @@ async function main(args: readonly string[]): Promise<number> {
     });
   notify("STOPPING=1");
   clearInterval(ticking);
-<<<<<<< HEAD
-  const closed = Promise.all([engine.close(), http?.close()]);
-  await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, CLOSE_MS))]);
-=======
+  stopSyncing();
   const isClosed = await Promise.race([
-    engine.close().then(() => true),
+    Promise.all([engine.close(), http?.close()]).then(() => true),
     new Promise<boolean>((resolve) => setTimeout(resolve, CLOSE_MS, false)),
   ]);
   if (file !== undefined) await endFile(file, isClosed, say);
->>>>>>> 7a0555e (A heap in a file: what a killed daemon has answered is there when the next one starts)
   say({ msg: "stopped", signal, ...counts() });
   return 0;
 }
@@ -229,6 +216,25 @@ function openHeapFile(
       )
       : error;
   }
+}
+
+/**
+ * Brings a file to the disk again and again, in a thread of the runtime's. Returns what stops it. It says
+ * so once when that fails, and once when it does not any more.
+ */
+function syncEvery(seconds: number, file: HeapFile | undefined, say: typeof logfmt): () => void {
+  if (file === undefined || seconds === 0) return () => {};
+  let pending = false;
+  let failing = false;
+  const timer = setInterval(async () => {
+    if (pending) return; // the disk is slower than that
+    pending = true;
+    const failed = !await file.sync();
+    pending = false;
+    if (failed !== failing) say({ msg: failed ? "not synced" : "synced again", file: file.path });
+    failing = failed;
+  }, seconds * 1000);
+  return () => clearInterval(timer);
 }
 
 /** Brings all of it to the disk, which may take its time; a second signal ends the waiting. */

@@ -274,7 +274,7 @@ export class Buddy {
    * of this order begins there, nothing is changed and the result is false.
    */
   claim(grain: number, order: number): boolean {
-    const start = grain + this.#missing;
+    const start = grain + this.missing;
     const block = start >>> order;
     if (order > this.maxOrder || block << order >>> 0 !== start) return false;
     let from: number = order;
