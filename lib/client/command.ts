@@ -132,7 +132,10 @@ export function parseLength(text: string): number {
 /** What long reads and writes hold at a time: whole rows of a dump, and many datagrams. */
 export const WINDOW = 2 ** 20;
 
-/** Reads a window after the other. Nothing has been used when RefusedError says that it cannot be. */
+/**
+ * Reads a window after the other, each into the memory of the one before. Nothing has been used when
+ * RefusedError says that it cannot be.
+ */
 export async function readAll(
   { remote, terminal }: Context,
   pointer: bigint,
@@ -140,12 +143,14 @@ export async function readAll(
   use: (data: Uint8Array, at: bigint) => void,
 ): Promise<void> {
   mustFit(remote, "read", pointer, length);
+  const window = new Uint8Array(Math.min(WINDOW, length));
   let done = 0;
   do {
     const at = pointer + BigInt(done);
-    const size = Math.min(WINDOW, length - done);
-    use(await asTyped("read", pointer, length, () => remote.read(at, size)), at);
-    done += size;
+    const data = window.subarray(0, length - done);
+    await asTyped("read", pointer, length, () => remote.readInto(at, data));
+    use(data, at);
+    done += data.length;
     if (length > WINDOW && !terminal.isTerminal) {
       terminal.progress(
         `${formatCall("read", pointer, length)}: ${Math.floor(100 * done / length)}%`,

@@ -13,6 +13,8 @@ export interface Call {
   readonly data?: Uint8Array | undefined;
   /** Bytes that the body of the reply will have, if the call succeeds. */
   readonly bodyLength: number;
+  /** Where a body of that length may go, instead of into an array of its own. */
+  readonly into?: Uint8Array | undefined;
   /** Whether that is a guess, and the body may be of any length. */
   readonly anyLength?: boolean | undefined;
   /** Milliseconds from the first datagram on after which the call is given up. */
@@ -26,7 +28,7 @@ export interface Exchange {
   readonly protocol: "tagged" | "classic";
   /** Bytes of data that one call may carry, either way. */
   readonly chunk: number;
-  /** Resolves with a copy of the reply's body, rejects with a RemoteError or the signal's reason. */
+  /** Resolves with a copy of the reply's body, in `into` if there is one; rejects with a RemoteError or the signal's reason. */
   call(call: Call): Promise<Uint8Array>;
   close(): Promise<void>;
 }

@@ -62,6 +62,9 @@ const STATS_GUESS = 8192;
 /** How many pieces of one long read or write are under way at a time. */
 const PIECES_UNDER_WAY = 32;
 
+/** Bytes of the memory for a copy of what is written that is kept for the next one. */
+const SPARE = 2 ** 20;
+
 /** How to reach a daemon. */
 export interface RemoteOptions {
   /** `host:port`, or `quic://host:port`; DEFAULT_SERVER if left out. */
@@ -119,6 +122,7 @@ export class Remote implements AsyncDisposable {
   /** The daemon's address, as it was given. */
   readonly server: string;
   #hello: Hello | undefined;
+  #spare: ArrayBuffer | undefined;
   /** What the daemon said of its statistics, a line each, and the epoch in which it did. */
   #statNames:
     | { readonly epoch: bigint | undefined; readonly lines: readonly (readonly string[])[] }
@@ -242,16 +246,30 @@ export class Remote implements AsyncDisposable {
     if (!Number.isSafeInteger(length) || length < 0) {
       throw new RangeError(`Cannot read ${length} bytes: a length is a whole number, at least 0`);
     }
-    const epoch = this.#hello?.epoch;
     if (this.#hello !== undefined && BigInt(length) > this.#hello.size) {
       throw new RefusedError(`read(0x${pointer.toString(16)}, ${length})`, "EFAULT", "bad address");
     }
-    if (length <= this.#exchange.chunk) return await this.#read(pointer, length, options, epoch);
     const bytes = new Uint8Array(length);
-    await this.#inPieces(length, async (at, size) => {
-      bytes.set(await this.#read(pointer + BigInt(at), size, options, epoch), at);
-    });
+    await this.readInto(pointer, bytes, options);
     return bytes;
+  }
+
+  /**
+   * Reads as many bytes as `into` has, into it, and makes no array of its own. What is in it is not defined
+   * until the promise has resolved.
+   */
+  async readInto(pointer: bigint, into: Uint8Array, options: CallOptions = {}): Promise<void> {
+    asField("a pointer", pointer);
+    if (!(into instanceof Uint8Array)) {
+      throw new TypeError(`Cannot read into a ${typeof into}: it has to be a Uint8Array`);
+    }
+    const epoch = this.#hello?.epoch; // of all pieces, whatever happens between them
+    await this.#inPieces(into.length, async (at, bodyLength) => {
+      const piece = into.subarray(at, at + bodyLength);
+      const fields = [pointer + BigInt(at), BigInt(bodyLength)];
+      const body = await this.#call("read", fields, options, { bodyLength, into: piece, epoch });
+      if (body !== piece) piece.set(body);
+    });
   }
 
   /** Writes bytes. More than one datagram holds is written in pieces, and so not atomically. */
@@ -261,11 +279,24 @@ export class Remote implements AsyncDisposable {
       throw new TypeError(`Cannot write a ${typeof data}: what is written is a Uint8Array`);
     }
     const epoch = this.#hello?.epoch; // of all pieces, whatever happens between them
-    const taken = new Uint8Array(data); // the caller may change its own before the last repeat is sent
-    await this.#inPieces(taken.length, async (at, size) => {
-      const fields = [pointer + BigInt(at), BigInt(size)];
-      await this.#call("write", fields, options, { data: taken.subarray(at, at + size), epoch });
-    });
+    const taken = this.#copy(data); // the caller may change its own before the last repeat is sent
+    try {
+      await this.#inPieces(taken.length, async (at, size) => {
+        const fields = [pointer + BigInt(at), BigInt(size)];
+        await this.#call("write", fields, options, { data: taken.subarray(at, at + size), epoch });
+      });
+    } finally {
+      if (taken.buffer.byteLength === SPARE) this.#spare = taken.buffer;
+    }
+  }
+
+  /** A copy, for what is long in memory that an earlier one has left: of garbage the collector lets 64 MiB be. */
+  #copy(data: Uint8Array): Uint8Array<ArrayBuffer> {
+    if (data.length <= this.#exchange.chunk || data.length > SPARE) return new Uint8Array(data);
+    const copy = new Uint8Array(this.#spare ?? new ArrayBuffer(SPARE), 0, data.length);
+    this.#spare = undefined;
+    copy.set(data);
+    return copy;
   }
 
   /**
@@ -353,15 +384,6 @@ export class Remote implements AsyncDisposable {
     return this.close();
   }
 
-  #read(
-    pointer: bigint,
-    length: number,
-    options: CallOptions,
-    epoch: bigint | undefined,
-  ): Promise<Uint8Array> {
-    return this.#call("read", [pointer, BigInt(length)], options, { bodyLength: length, epoch });
-  }
-
   #call(
     method: Call["method"],
     fields: readonly bigint[],
@@ -370,11 +392,13 @@ export class Remote implements AsyncDisposable {
       data,
       bodyLength = REPLY_BODY[METHODS[method].opcode]!,
       anyLength,
+      into,
       epoch = method === "hello" ? undefined : this.#hello?.epoch,
     }: {
       data?: Uint8Array;
       bodyLength?: number;
       anyLength?: boolean;
+      into?: Uint8Array;
       epoch?: bigint | undefined;
     } = {},
   ): Promise<Uint8Array> {
@@ -386,6 +410,7 @@ export class Remote implements AsyncDisposable {
       data,
       bodyLength,
       anyLength,
+      into,
       timeout,
       signal,
       epoch,

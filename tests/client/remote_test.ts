@@ -368,6 +368,7 @@ socketTest(
     }
     const text = "hello" as unknown as Uint8Array;
     await assertRejects(() => remote.write(BASE, text), TypeError, "Cannot write a string");
+    await assertRejects(() => remote.readInto(BASE, text), TypeError, "Cannot read into a string");
     for (const timeout of ["5" as unknown as number, 0, -1, NaN, MAX_TIMEOUT_MS + 1]) {
       await assertRejects(() => remote.malloc(1, { timeout }), RangeError, "timeout");
       await assertRejects(() => Remote.connect({ server, timeout }), RangeError, "timeout");
@@ -380,6 +381,51 @@ socketTest(
     assertEquals(daemon.requests, []);
   },
 );
+
+socketTest(
+  "Remote.write() keeps long writes apart that are made one after the other, or at once",
+  async () => {
+    await using daemon = await startDaemon();
+    const LONG = 100_000;
+    for (const protocol of PROTOCOLS) {
+      await using remote = await Remote.connect({ server: daemon.server, protocol });
+      const bytes = new Uint8Array(LONG);
+      const write = async (value: number, pointer: bigint) => {
+        const written = remote.write(pointer, bytes.fill(value));
+        bytes.fill(0xff);
+        await written;
+        return pointer;
+      };
+      const pointers = await Promise.all([1, 2, 3, 4].map(() => remote.malloc(LONG)));
+      for (const value of [10, 20]) {
+        await write(value, pointers[0]!);
+        await Promise.all(pointers.map((pointer, i) => write(value + i, pointer)));
+        for (const [i, pointer] of pointers.entries()) {
+          assertEquals(await remote.read(pointer, LONG), new Uint8Array(LONG).fill(value + i));
+        }
+      }
+      for (const pointer of pointers) await remote.free(pointer);
+    }
+  },
+);
+
+socketTest("Remote.readInto() fills the bytes that it is given, and no others", async () => {
+  await using daemon = await startDaemon();
+  for (const protocol of PROTOCOLS) {
+    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    const pointer = await remote.malloc(70_000);
+    for (const length of [0, 5, 70_000]) {
+      await remote.write(pointer, new Uint8Array(length).fill(7));
+      const bytes = new Uint8Array(length + 2).fill(9);
+      await remote.readInto(pointer, bytes.subarray(1, 1 + length));
+      assertEquals(
+        bytes,
+        new Uint8Array(length + 2).fill(7, 1, 1 + length).fill(9, 0, 1).fill(9, 1 + length),
+      );
+    }
+    await remote.free(pointer);
+  }
+});
 
 socketTest("Remote.write() takes the bytes when it is called", async () => {
   await using daemon = await startDaemon();

@@ -663,6 +663,67 @@ Deno.test({
   },
 });
 
+Deno.test("mallocd-client dump counts addresses on where their last 32 bits are all ones", async () => {
+  await using daemon = await Mallocd.start(["--memory", "4GiB"]);
+  const rows = "0123456789abcdefFEDCBA9876543210";
+  assertEquals(await daemon.client(`write 0xc4fffffff0 32 ${rows}`), done());
+  const { stdout } = await daemon.client("dump 0xc4fffffff0 32");
+  assertEquals(
+    stdout.replaceAll(/ .*/g, ""),
+    [
+      "000000c4fffffff0",
+      "000000c500000000",
+      "000000c500000010",
+      "",
+    ].join("\n"),
+  );
+});
+
+/** Kilobytes of memory that a program of a shell's line had at most; those before a bar are let alone. */
+const PEAK = `import resource, subprocess, sys
+subprocess.run(["sh", "-c", sys.argv[1]], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)`;
+
+async function whyNoPython(): Promise<string> {
+  try {
+    await run("python3", ["--version"]);
+    return "";
+  } catch (error) {
+    return ` (no python3: ${(error as Error).name})`;
+  }
+}
+
+const noPython = await whyNoPython();
+
+Deno.test({
+  name: `mallocd-client needs 64 MiB at most to move or to show what is longer${noPython}`,
+  ignore: noPython !== "",
+  async fn() {
+    await using daemon = await Mallocd.start(["--memory", "256MiB"]);
+    const peak = async (line: string) => {
+      const options = { env: { ...daemon.env, MALLOCD_TIMEOUT: "20s" }, timeout: 60_000 };
+      const { stdout, stderr } = await run("python3", ["-c", PEAK, line], options);
+      assertEquals(stderr, "", line);
+      return Number(stdout);
+    };
+    const least = await peak("mallocd-client version");
+    await daemon.client("malloc 256MiB");
+    const input = "head -c 268435456 /dev/urandom";
+    for (
+      const line of [
+        `${input} | mallocd-client write ${FIRST} -`,
+        `${input} | mallocd-client write ${FIRST} 256MiB`,
+        `mallocd-client read ${FIRST} 256MiB`,
+        `mallocd-client --json read ${FIRST} 128MiB`,
+        `mallocd-client dump ${FIRST} 128MiB`,
+      ]
+    ) {
+      const more = await peak(line) - least;
+      assert(more < 64 * 1024, `${line}: ${more} KiB more than ${least}`);
+    }
+  },
+});
+
 Deno.test("mallocd-client shell runs lines from a pipe, with variables, quotes and comments", async () => {
   await using daemon = await Mallocd.start();
   const input = `# a comment

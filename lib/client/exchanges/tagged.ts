@@ -293,7 +293,7 @@ export class TaggedExchange implements Exchange {
         if (status === ERRNO.EPERM) this.#prove(call.timeout);
         continue;
       }
-      const body = datagram.slice(reply.body, reply.body + reply.bodyLength);
+      const body = take(datagram.subarray(reply.body, reply.body + reply.bodyLength), call);
       const tellsToken = isHello && status === 0 && body.length >= TOKEN_AT + FIELD;
       if (tellsToken && this.#session !== undefined) {
         this.#session.token = bytes.getBigUint64(reply.body + TOKEN_AT);
@@ -321,6 +321,13 @@ export class TaggedExchange implements Exchange {
     outcome();
     if (this.#waiting.size > 0) this.#scheduleFlush();
   }
+}
+
+/** A copy of a body, where the call wants it. */
+function take(body: Uint8Array, { into }: Call): Uint8Array {
+  if (into?.length !== body.length) return body.slice();
+  into.set(body);
+  return into;
 }
 
 function helloCall(timeout: number, signal: AbortSignal | undefined): Call {
