@@ -67,8 +67,6 @@ const Figure = {
   seeded: 0,
   /** One past the highest grain that was ever part of a live block. */
   highWater: 1,
-  /** Bit k is set while there is a free block of order k. */
-  available: 2,
 } as const;
 
 /** Where the bits of each order lie, which follows from the number of grains alone. */
@@ -160,6 +158,8 @@ export class Buddy {
   /** For each order, the first block that lies in the heap as a whole. */
   readonly #first: Int32Array;
   readonly #liveBase: Int32Array;
+  /** Bit k is set while there is a free block of order k, as far as this thread has seen to it. */
+  #available = 0;
 
   /**
    * Over the arrays of `buddyShape(grains)`: if they are all zero, a heap that is all free; else what
@@ -188,6 +188,7 @@ export class Buddy {
     this.#live = arrays.live;
     this.metadataBytes = this.#free.byteLength + this.#live.byteLength;
     if (this.#figures[Figure.seeded] === 0) this.#seed();
+    this.freeBlocks.forEach((blocks, order) => this.#available |= blocks === 0 ? 0 : 1 << order);
   }
 
   /** Grains inside live blocks. */
@@ -209,7 +210,7 @@ export class Buddy {
 
   /** The order of the largest free block, NONE if nothing is free. */
   get largestFreeOrder(): number {
-    return 31 - Math.clz32(this.#figures[Figure.available]!);
+    return this.freeBlocks.findLastIndex((blocks) => blocks !== 0);
   }
 
   /**
@@ -220,7 +221,7 @@ export class Buddy {
    */
   allocate(order: number): number {
     if (order > this.maxOrder) return NONE;
-    const candidates = this.#figures[Figure.available]! & (-1 << order);
+    const candidates = this.#available & (-1 << order);
     if (candidates === 0) return NONE;
     let from = lowestBit(candidates);
     let block = this.#lowestFree(from);
@@ -363,7 +364,8 @@ export class Buddy {
       this.#setFree(order, start >>> order);
       start += 2 ** order;
     }
-    this.#set(this.#figures, Figure.seeded, 1);
+    this.#undo?.note(this.#figures, Figure.seeded);
+    this.#figures[Figure.seeded] = 1;
   }
 
   #lowestFree(order: number): number {
@@ -389,30 +391,38 @@ export class Buddy {
   }
 
   #setFree(order: number, block: number): void {
-    const before = this.freeBlocks[order]!;
-    this.#set(this.freeBlocks, order, before + 1);
-    if (before === 0) this.#setAvailable(this.#figures[Figure.available]! | 1 << order);
+    if (this.#undo !== undefined) this.#noteFree(this.#undo, order, block);
+    this.freeBlocks[order]!++;
+    this.#available |= 1 << order;
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
       const word = this.#free[at]!;
-      this.#set(this.#free, at, word | 1 << (block & 31));
+      this.#free[at] = word | 1 << (block & 31);
       if (word !== 0) return; // the levels above know already
       block >>>= 5;
     }
   }
 
   #clearFree(order: number, block: number): void {
-    const left = this.freeBlocks[order]! - 1;
-    this.#set(this.freeBlocks, order, left);
-    if (left === 0) this.#setAvailable(this.#figures[Figure.available]! & ~(1 << order));
+    if (this.#undo !== undefined) this.#noteFree(this.#undo, order, block);
+    if (--this.freeBlocks[order]! === 0) this.#available &= ~(1 << order);
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
       const word = this.#free[at]! & ~(1 << (block & 31));
-      this.#set(this.#free, at, word);
+      this.#free[at] = word;
       if (word !== 0) return; // the levels above still stand
       block >>>= 5;
+    }
+  }
+
+  /** Notes all that setting or clearing a free bit may store. */
+  #noteFree(undo: Undo, order: number, block: number): void {
+    undo.note(this.freeBlocks, order);
+    for (let level = 0; level < this.#levels[order]!; level++) {
+      block >>>= 5;
+      undo.note(this.#free, this.#level[order * this.#maxLevels + level]! + block);
     }
   }
 
@@ -424,25 +434,24 @@ export class Buddy {
 
   #setLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
-    this.#set(this.#live, bit >>> 5, this.#live[bit >>> 5]! | 1 << (bit & 31));
-    this.#set(this.blocksInUse, order, this.blocksInUse[order]! + 1);
+    if (this.#undo !== undefined) this.#noteLive(this.#undo, order, bit);
+    this.#live[bit >>> 5]! |= 1 << (bit & 31);
+    this.blocksInUse[order]!++;
     const end = ((block + 1) << order) - this.missing;
-    if (end > this.#figures[Figure.highWater]!) this.#set(this.#figures, Figure.highWater, end);
+    if (end > this.#figures[Figure.highWater]!) this.#figures[Figure.highWater] = end;
   }
 
   #clearLive(order: number, block: number): void {
     const bit = this.#liveBase[order]! + block;
-    this.#set(this.#live, bit >>> 5, this.#live[bit >>> 5]! & ~(1 << (bit & 31)));
-    this.#set(this.blocksInUse, order, this.blocksInUse[order]! - 1);
+    if (this.#undo !== undefined) this.#noteLive(this.#undo, order, bit);
+    this.#live[bit >>> 5]! &= ~(1 << (bit & 31));
+    this.blocksInUse[order]!--;
   }
 
-  #setAvailable(orders: number): void {
-    this.#set(this.#figures, Figure.available, orders);
-  }
-
-  /** Every store goes through here, so that it can be undone. */
-  #set(array: Int32Array, index: number, value: number): void {
-    this.#undo?.note(array, index);
-    array[index] = value;
+  /** Notes all that setting or clearing a live bit may store. */
+  #noteLive(undo: Undo, order: number, bit: number): void {
+    undo.note(this.#live, bit >>> 5);
+    undo.note(this.blocksInUse, order);
+    undo.note(this.#figures, Figure.highWater);
   }
 }
