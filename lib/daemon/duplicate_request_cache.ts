@@ -216,28 +216,24 @@ export class DuplicateRequestCache {
     this.#sweep();
     const account = this.#account(this.#sourceHash, proven);
     const entry = this.#take(account);
+    if (this.#undo !== undefined) this.#noteEntry(this.#undo, entry);
     const at = entry * ENTRY_WORDS;
     for (let i = 0; i < SOURCE_WORDS; i++) {
-      this.#set(this.#words, at + i, this.#io.getInt32(source + 4 * i));
+      this.#words[at + i] = this.#io.getInt32(source + 4 * i);
     }
     const bodyLength = this.#io.getInt32(replyAt + 12);
-    this.#set(this.#words, at + TAG, this.#io.getInt32(replyAt));
-    this.#set(
-      this.#words,
-      at + WORD,
-      bodyLength << FLAGS_SHIFT |
-        this.#io.getUint8(replyAt + 7),
-    );
+    this.#words[at + TAG] = this.#io.getInt32(replyAt);
+    this.#words[at + WORD] = bodyLength << FLAGS_SHIFT | this.#io.getUint8(replyAt + 7);
     for (let i = 0; i < bodyLength / 4; i++) {
-      this.#set(this.#words, at + BODY + i, this.#io.getInt32(replyAt + REPLY_HEAD + 4 * i));
+      this.#words[at + BODY + i] = this.#io.getInt32(replyAt + REPLY_HEAD + 4 * i);
     }
-    this.#set(this.#words, at + DIGEST, digest);
-    this.#set(this.#words, at + SECOND, this.#clock[0]! + 1);
-    this.#set(this.#words, at + NEWER, 0);
+    this.#words[at + DIGEST] = digest;
+    this.#words[at + SECOND] = this.#clock[0]! + 1;
+    this.#words[at + NEWER] = 0;
     const links = entry * LINK_WORDS;
     const chain = this.#chain(this.#hashed);
-    this.#set(this.#links, links + HASH, this.#hashed);
-    this.#set(this.#links, links + OLDER, this.#chains[chain]!);
+    this.#links[links + HASH] = this.#hashed;
+    this.#links[links + OLDER] = this.#chains[chain]!;
     this.#set(this.#chains, chain, entry + 1);
     const newest = this.#newest[account]!;
     if (newest === 0) this.#set(this.#oldest, account, entry + 1);
@@ -392,7 +388,13 @@ export class DuplicateRequestCache {
     return (hash ^ hash >>> 15) & (this.#chains.length - 1);
   }
 
-  /** Every store goes through here, so that it can be undone. */
+  /** Notes all of an entry, which is about to be another's. */
+  #noteEntry(undo: Undo, entry: number): void {
+    for (let i = 0; i < ENTRY_WORDS; i++) undo.note(this.#words, entry * ENTRY_WORDS + i);
+    for (let i = 0; i < LINK_WORDS; i++) undo.note(this.#links, entry * LINK_WORDS + i);
+  }
+
+  /** Every store of what is no entry goes through here, so that it can be undone. */
   #set(array: Int32Array, index: number, value: number): void {
     this.#undo?.note(array, index);
     array[index] = value;

@@ -139,6 +139,7 @@ export class Service {
   /** A new one wherever nothing is left of an earlier one's heap, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Int32Array;
   readonly #request = new Request();
+  #decoded: Decoded = Decoded.whole;
   /** Of the request that was executed last: bytes of the reply's body. */
   #bodyLength = 0;
   /**
@@ -150,8 +151,6 @@ export class Service {
   limit = 0;
   /** Of the datagram that was served last. */
   effect: Effect = Effect.read;
-  /** Why a reply is refused that is longer than the limit. */
-  #overLimit: Refusal = Refusal.none;
   /** Of this datagram: where a request may carry a session, and whether its epoch is another. */
   #first = 0;
   #stale = false;
@@ -200,7 +199,9 @@ export class Service {
     if (word === Word.classic || word === Word.tagged) {
       this.#judge(at, length, word, source);
       const reply = this.#answerAll(at, length, replyAt, source, word);
-      this.#account(reply - AMPLIFICATION * length, source);
+      if (this.#budget !== undefined && this.proven === 0) {
+        this.#budget.spend(source, Math.max(reply - AMPLIFICATION * length, 0));
+      }
       return reply;
     }
     this.#refuse(length < FIELD ? Refusal.truncated : Refusal.unknownMethod);
@@ -223,7 +224,7 @@ export class Service {
     this.#first = at;
     this.#stale = false;
     this.proven = proven;
-    this.#limitTo(limit);
+    this.limit = limit;
     return this.#answerAll(at, length, replyAt, source, wordAt(this.#io, at));
   }
 
@@ -232,11 +233,6 @@ export class Service {
     return word === Word.classic
       ? this.#classic(at, length, replyAt)
       : this.#tagged(at, length, replyAt, source);
-  }
-
-  #limitTo(limit: number): void {
-    this.limit = limit;
-    this.#overLimit = limit < MAX_DATAGRAM ? Refusal.unproven : Refusal.tooLong;
   }
 
   /** Finds out what holds for a whole datagram: who sent it, what may go back, and its epoch. */
@@ -249,12 +245,13 @@ export class Service {
     const proven = this.#validated || isLoopbackSource(this.#io, source) ||
       hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
     this.proven = proven ? 1 : 0;
-    if (proven || this.#unvalidated) {
-      this.#limitTo(MAX_DATAGRAM);
-      return;
-    }
+    this.limit = proven || this.#unvalidated ? MAX_DATAGRAM : this.#limitOf(length, source);
+  }
+
+  /** How much may go back to who has proven nothing. */
+  #limitOf(length: number, source: number): number {
     const budget = this.#budget === undefined ? 0 : this.#budget.left(source);
-    this.#limitTo(Math.min(AMPLIFICATION * length + budget, MAX_DATAGRAM));
+    return Math.min(AMPLIFICATION * length + budget, MAX_DATAGRAM);
   }
 
   /** Whether the epoch at `at` is that of another incarnation; 0 is none. */
@@ -263,13 +260,6 @@ export class Service {
     const low = this.#io.getInt32(at + 4);
     if ((high | low) === 0) return false;
     return ((high ^ this.#epoch[0]!) | (low ^ this.#epoch[1]!)) !== 0;
-  }
-
-  /** Takes what went back beyond the threefold out of the sender's budget. */
-  #account(excess: number, source: number): void {
-    if (excess > 0 && this.proven === 0 && this.#budget !== undefined) {
-      this.#budget.spend(source, excess);
-    }
   }
 
   /** To be called before each batch of datagrams, which shares one budget of work. */
@@ -305,31 +295,41 @@ export class Service {
     const end = at + length;
     const limit = replyAt + this.limit;
     let reply = replyAt;
-    let owed = REPLY_HEAD * Math.min(this.#countTagged(at, end), MAX_REPLIES);
+    const count = Math.min(this.#countTagged(at, end), MAX_REPLIES);
+    if (count === 1) return this.#answer(at, this.#decoded, reply, this.limit, source);
+    let owed = REPLY_HEAD * count;
     while (owed > 0) {
       owed -= REPLY_HEAD;
-      reply += this.#answer(at, end - at, reply, limit - reply - owed, source);
+      const decoded = decodeRequest(this.#io, at, end - at, this.#request);
+      reply += this.#answer(at, decoded, reply, limit - reply - owed, source);
       at += this.#request.size;
     }
     return reply - replyAt;
   }
 
-  /** How many requests a datagram holds; one that cannot be decoded is the last. */
+  /**
+   * How many requests a datagram holds; one that cannot be decoded is the last, and what was found of the
+   * last one stands in #request and #decoded.
+   */
   #countTagged(at: number, end: number): number {
     const request = this.#request;
     let count = 0;
     while (end - at >= FIELD && wordAt(this.#io, at) === Word.tagged) {
       count++;
-      if (decodeRequest(this.#io, at, end - at, request) !== Decoded.whole) break;
+      this.#decoded = decodeRequest(this.#io, at, end - at, request);
+      if (this.#decoded !== Decoded.whole) break;
       at += request.size;
     }
     return count;
   }
 
-  /** Answers one tagged request within `room` bytes and returns the length of the reply. */
-  #answer(at: number, available: number, replyAt: number, room: number, source: number): number {
+  /**
+   * Answers the tagged request at `at`, as it was decoded, within `room` bytes and returns the length of
+   * the reply.
+   */
+  #answer(at: number, decoded: Decoded, replyAt: number, room: number, source: number): number {
     const request = this.#request;
-    let refusal = this.#check(at, decodeRequest(this.#io, at, available, request));
+    let refusal = this.#check(at, decoded);
     const once = refusal === Refusal.none && CHANGES_NOTHING[request.opcode] === 0 &&
       (request.opcode !== FREE || request.pointer !== NULL);
     let digest = 0;
@@ -337,7 +337,7 @@ export class Service {
       if (this.effect === Effect.read) this.effect = Effect.other;
       digest = this.#cache.digest(at, request);
       const recalled = this.#cache.recall(source, at, digest, replyAt, room);
-      if (recalled === NO_ROOM) refusal = this.#refuse(this.#overLimit);
+      if (recalled === NO_ROOM) refusal = this.#refuseLength();
       else if (recalled === OTHER_REQUEST) refusal = this.#refuse(Refusal.tagReused);
       else if (recalled !== UNSEEN) return recalled;
     }
@@ -372,7 +372,7 @@ export class Service {
     const range = membership.otherRange(pointer);
     if (range === -1) return Refusal.outsideHeap;
     this.counters[REFUSALS + Refusal.outsideHeap]!--;
-    if (room < OWNER_BODY) return this.#refuse(this.#overLimit);
+    if (room < OWNER_BODY) return this.#refuseLength();
     membership.writeOwner(range, this.#io, body);
     this.#bodyLength = OWNER_BODY;
     return this.#refuse(Refusal.otherRange);
@@ -394,14 +394,14 @@ export class Service {
    */
   #execute(request: Request, body: number, room: number): Refusal {
     this.counters[REQUESTS + request.opcode]!++;
-    if (room < REPLY_BODY[request.opcode]!) return this.#refuse(this.#overLimit);
+    if (room < REPLY_BODY[request.opcode]!) return this.#refuseLength();
     switch (request.opcode) {
       case MALLOC:
         return this.#address(request, this.#malloc(request), body);
       case FREE:
         return this.#refuse(this.#quota?.free(request) ?? this.heap.free(request));
       case READ: {
-        if (request.length > room) return this.#refuse(this.#overLimit);
+        if (request.length > room) return this.#refuseLength();
         const refusal = this.heap.read(request, body);
         if (refusal !== Refusal.none) return this.#refuse(refusal);
         this.#bodyLength = request.length;
@@ -456,7 +456,7 @@ export class Service {
     const what = fieldAt(this.#io, at);
     if (what !== STATS_VALUES && what !== STATS_NAMES) return this.#refuse(Refusal.badArgument);
     const length = what === STATS_NAMES ? this.#stats.namesLength : this.#stats.valuesLength;
-    if (length > room) return this.#refuse(this.#overLimit);
+    if (length > room) return this.#refuseLength();
     if (what === STATS_NAMES) this.#stats.writeNames(body);
     else this.#stats.writeValues(body);
     this.#bodyLength = length;
@@ -472,7 +472,7 @@ export class Service {
       room >= CLUSTER_REPLY_BODY[HELLO]!;
     const told = inCluster ? CLUSTER_REPLY_BODY : inSession ? SESSION_REPLY_BODY : REPLY_BODY;
     const length = told[HELLO]!;
-    if (room < length) return this.#refuse(this.#overLimit);
+    if (room < length) return this.#refuseLength();
     this.#io.setInt32(body, this.#epoch[0]!);
     this.#io.setInt32(body + 4, this.#epoch[1]!);
     setField(this.#io, body + FIELD, this.heap.base);
@@ -486,6 +486,11 @@ export class Service {
     }
     this.#bodyLength = length;
     return Refusal.none;
+  }
+
+  /** Refuses a reply that is longer than it may be. */
+  #refuseLength(): Refusal {
+    return this.#refuse(this.limit < MAX_DATAGRAM ? Refusal.unproven : Refusal.tooLong);
   }
 
   /** Counts a refusal, unless it is none, and hands it back. */

@@ -155,11 +155,11 @@ export const Word = { classic: 0, tagged: 1, reply: 2, unknown: 3 } as const;
 export type Word = (typeof Word)[keyof typeof Word];
 
 export function wordAt(bytes: DataView, at: number): Word {
-  const low = bytes.getUint32(at + 4);
+  const low = bytes.getInt32(at + 4);
   const flags = low >>> 8 & 0xff;
   if ((flags & Flag.reply) !== 0) return Word.reply;
   if ((flags & Flag.tagged) !== 0) return Word.tagged;
-  return low <= LAST_CLASSIC && bytes.getInt32(at) === 0 ? Word.classic : Word.unknown;
+  return low >>> 0 <= LAST_CLASSIC && bytes.getInt32(at) === 0 ? Word.classic : Word.unknown;
 }
 
 /** What `decodeRequest` found. One is used again and again, so that decoding makes no garbage. */
@@ -199,23 +199,29 @@ export function decodeRequest(
   available: number,
   request: Request,
 ): Decoded {
-  const low = bytes.getUint32(at + 4);
-  const opcode = low & 0xff;
-  request.opcode = opcode;
+  const low = bytes.getInt32(at + 4);
+  request.opcode = low & 0xff;
   request.flags = low >>> 8 & 0xff;
   request.status = low >>> 16;
   request.tag = bytes.getInt32(at);
+  if ((request.flags & Flag.session) === 0) return decodeFields(bytes, at, available, request);
+  const decoded = decodeFields(bytes, at + SESSION, available - SESSION, request);
+  request.size += SESSION;
+  return decoded;
+}
+
+/** The rest of a request whose word has been decoded, as if that stood at `at`. */
+function decodeFields(bytes: DataView, at: number, available: number, request: Request): Decoded {
+  const { opcode } = request;
   if (opcode >= OPCODES || HEAD[opcode] === 0) return Decoded.unknownMethod;
-  const shift = (request.flags & Flag.session) === 0 ? 0 : SESSION;
-  const head = HEAD[opcode]! + shift;
+  const head = HEAD[opcode]!;
   if (available < head) return Decoded.truncated;
   const pointerAt = POINTER_AT[opcode]!;
   const lengthAt = LENGTH_AT[opcode]!;
-  const shifted = at + shift;
-  request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, shifted + pointerAt);
-  request.length = lengthAt === 0 ? 0 : fieldAt(bytes, shifted + lengthAt);
-  request.fields = shifted + FIELD;
-  request.rest = CARRIES_DATA[opcode] === 0 ? shifted + pointerAt + FIELD : at + head;
+  request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, at + pointerAt);
+  request.length = lengthAt === 0 ? 0 : fieldAt(bytes, at + lengthAt);
+  request.fields = at + FIELD;
+  request.rest = at + (CARRIES_DATA[opcode] === 0 ? pointerAt + FIELD : head);
   request.size = head;
   if (CARRIES_DATA[opcode] !== 0) {
     if (request.length > available - head) return Decoded.truncated;

@@ -94,7 +94,12 @@ export function isLoopback(hostname: string): boolean {
 
 /** `isLoopback` of the sender whose SOURCE_BYTES stand at `at`. */
 export function isLoopbackSource(bytes: DataView, at: number): boolean {
-  if (bytes.getUint16(at, true) === FAMILY_INET) return bytes.getUint8(at + 4) === 127;
+  return bytes.getUint16(at, true) === FAMILY_INET
+    ? bytes.getUint8(at + 4) === 127
+    : isLoopbackSource6(bytes, at);
+}
+
+function isLoopbackSource6(bytes: DataView, at: number): boolean {
   if ((bytes.getInt32(at + 8) | bytes.getInt32(at + 12)) !== 0) return false;
   const c = bytes.getInt32(at + 16);
   if (c === MAPPED) return bytes.getUint8(at + 20) === 127;
