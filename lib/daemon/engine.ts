@@ -4,6 +4,7 @@
  */
 
 import { Heap, newHeapMemory } from "../heap/heap.ts";
+import type { Release } from "../heap/reclaim.ts";
 import { type HeapPlace, mapHeap } from "./heap_file.ts";
 import type { SecretFiles } from "./engines/quic_secrets.ts";
 import { Service, type ServiceOptions, WORK_PER_TURN } from "./service.ts";
@@ -33,6 +34,8 @@ export interface EngineOptions extends ServiceOptions {
   receiveBuffer?: number | undefined;
   /** Of the quic engine, where its certificate, key and tokens are. */
   secrets?: SecretFiles | undefined;
+  /** Of the syscall engine, whether the heap is to lie in pages of 2 MiB. */
+  hugePages?: boolean | undefined;
   /** Of the syscall engine, tries before it sleeps, 0 for none: DEFAULT_SPIN. */
   spin?: number | undefined;
 }
@@ -55,15 +58,20 @@ export interface Engine {
   close(): Promise<void>;
 }
 
-/**
- * The service of an engine that listens on `port`, over the engine's own I/O memory; `validated` if that
- * hears only senders who have proven their address to it.
- */
+/** What only some engines have. */
+interface EngineParts {
+  /** It hears only senders who have proven their address to it. */
+  validated?: boolean;
+  /** How it gives pages of the heap's memory back to the kernel. */
+  release?: (memory: WebAssembly.Memory) => Release;
+}
+
+/** The service of an engine that listens on `port`, over the engine's own I/O memory. */
 export function newService(
   options: EngineOptions,
   io: WebAssembly.Memory,
   port: number,
-  { validated = false } = {},
+  { validated = false, release }: EngineParts = {},
 ): Service {
   const { memory: size, strict, state, heapPlace } = options;
   const { memory, undo } = heapPlace === undefined
@@ -71,6 +79,7 @@ export function newService(
     : mapHeap(heapPlace, state);
   const heap = new Heap({
     memory,
+    release: release?.(memory),
     size,
     io,
     strict,

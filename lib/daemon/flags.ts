@@ -132,6 +132,7 @@ export const DAEMON_FLAGS = {
   spin: count("N", DEFAULT_SPIN, [0, 1_000_000], "tries before it sleeps (syscall engine)"),
   http: optional(listener("[ADDR:]PORT", "serve a map of the heap, /metrics and /healthz by HTTP")),
   "http-names": optional(hostNames("NAME,...", "host names by which --http may be asked")),
+  "huge-pages": on("let the heap lie in pages of 2 MiB (syscall engine)"),
   check: on("see whether it could serve with these options, and exit"),
   quiet: on("print errors only"),
   ...HELP_FLAGS,

@@ -100,6 +100,7 @@ async function main(args: readonly string[]): Promise<number> {
     strict: values.strict,
     receiveBuffer: values["receive-buffer"],
     spin: values.spin,
+    hugePages: values["huge-pages"],
     secrets,
     state,
   };
@@ -182,12 +183,17 @@ async function main(args: readonly string[]): Promise<number> {
  * it, so that this takes no permission but that of the syscall engine.
  */
 function openHeapFile(
-  { "heap-file": path, sparse, engine, check, cluster }: Values<typeof DAEMON_FLAGS>,
+  { "heap-file": path, sparse, engine, check, cluster, "huge-pages": hugePages }: Values<
+    typeof DAEMON_FLAGS
+  >,
   sizes: StateOptions,
 ): HeapFile | undefined {
   if (path === undefined) {
     if (sparse) throw new UsageError("--sparse means nothing without --heap-file", "leave it out");
     return undefined;
+  }
+  if (hugePages) {
+    throw new UsageError("--huge-pages means nothing with --heap-file", "leave one of them out");
   }
   if (cluster !== undefined) {
     throw new UsageError(

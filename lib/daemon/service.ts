@@ -123,6 +123,7 @@ export class Service {
   readonly counters: Counters;
   readonly heap: Heap;
   readonly #io: DataView;
+  readonly #clock: Int32Array;
   readonly #admission: Admission;
   readonly #cache: DuplicateRequestCache;
   readonly #tokens: Tokens;
@@ -168,6 +169,7 @@ export class Service {
     this.#io = new DataView(io.buffer);
     this.#admission = new Admission(options.allow, port, options.lowPorts);
     const { clock } = service;
+    this.#clock = clock;
     const { counters } = service;
     this.#cache = new DuplicateRequestCache(options.replayCache, io, clock, counters, cache, undo);
     this.#quota = options.quota === undefined
@@ -265,7 +267,7 @@ export class Service {
   /** To be called before each batch of datagrams, which shares one budget of work. */
   beginTurn(): void {
     this.counters[Counter.turns]!++;
-    this.heap.beginTurn();
+    this.heap.beginTurn(this.#clock[0]!);
   }
 
   /** Sections 4 and 5 of the paper; what it leaves open is settled in docs/protocol.md. */

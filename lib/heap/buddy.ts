@@ -311,11 +311,7 @@ export class Buddy {
 
   /** Whether `grain` is part of a free block. */
   isFree(grain: number): boolean {
-    for (let order = 0; order <= this.maxOrder; order++) {
-      const block = this.#blockOf(grain, order);
-      if (this.#isFree(order, block)) return true;
-    }
-    return false;
+    return this.endOfFree(grain) !== NONE;
   }
 
   /** One past the last grain of the live block that `grain` is part of, or NONE. */
@@ -351,6 +347,17 @@ export class Buddy {
       if (word !== 0) count += bitsIn(word);
     }
     return count + bitsIn(word & -1 >>> 31 - (end - 1 & 31));
+  }
+
+  /** One past the last grain of the free block that `grain` is part of, or NONE. */
+  endOfFree(grain: number): number {
+    for (let order = 0; order <= this.maxOrder; order++) {
+      const block = this.#blockOf(grain, order);
+      if (block >= this.#first[order]! && this.#hasFree(order, block)) {
+        return ((block + 1) << order) - this.missing;
+      }
+    }
+    return NONE;
   }
 
   #blockOf(grain: number, order: number): number {

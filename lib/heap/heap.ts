@@ -22,6 +22,7 @@
 import { Buddy, type buddyShape, Freed, NONE } from "./buddy.ts";
 import { type Bulk, bulk, high } from "./bulk.ts";
 import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
+import { CLEAN, DIRTY, Reclaimer, type Release } from "./reclaim.ts";
 import { Refusal } from "./refusal.ts";
 import type { Undo } from "./undo.ts";
 
@@ -57,11 +58,11 @@ const REGION_SHIFT = 10;
 export function heapShape(size: number) {
   const pages = Math.ceil(size / PAGE);
   return {
-    /** For each page, 1 if it may hold a byte that is not zero. All other memory needs no zeroing. */
+    /** What is known about each page, CLEAN if it is all zero. Only others need zeroing. */
     dirty: uint8(pages),
-    /** For each page, 1 if it was dirty and is no longer: the kernel has given memory to it all the same. */
+    /** For each page, 1 if it was written once and is clean again. */
     cleared: uint8(pages),
-    /** For each region, how many of its pages are dirty. */
+    /** For each region, how many of its pages are not clean. */
     dirtyPages: uint16(Math.ceil(pages / 2 ** REGION_SHIFT)),
   };
 }
@@ -83,6 +84,8 @@ export interface HeapOptions {
   strict?: boolean;
   /** Bytes that may be moved and cleared before the next `beginTurn`; no limit if it is left out. */
   workPerTurn?: number;
+  /** Gives pages back to the kernel; if it is left out, they are kept. */
+  release?: Release | undefined;
   /** Which range of addresses it has, 0 to MAX_RANGES - 1: that of the paper if it is left out. */
   range?: number | undefined;
   /** Its own if it is left out. */
@@ -147,9 +150,10 @@ export class Heap {
    * requests. In an array, because a field would be boxed anew whenever it holds no small integer.
    */
   readonly #budget = new Float64Array(1);
+  readonly #reclaimer: Reclaimer | undefined;
 
   constructor(
-    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0, state, undo }:
+    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0, state, undo, release }:
       HeapOptions,
   ) {
     this.base = HEAP_BASE + range * RANGE_BYTES;
@@ -166,6 +170,15 @@ export class Heap {
     this.#undo = undo;
     if (undo !== undefined) this.#recover(undo);
     this.buddy = new Buddy(size / GRAIN, state?.buddy, undo);
+    this.#reclaimer = release && new Reclaimer({
+      buddy: this.buddy,
+      pages: dirty,
+      cleared,
+      dirtyPages,
+      pagesPerRegion: 1 << REGION_SHIFT,
+      grainsPerPage: PAGE / GRAIN,
+      release,
+    });
     undo?.commit();
   }
 
@@ -178,9 +191,15 @@ export class Heap {
     }
   }
 
-  /** Whoever else waits has been served: there is time for work again. */
-  beginTurn(): void {
+  /** Whoever else waits has been served: there is time for work again. `second` is the time. */
+  beginTurn(second: number): void {
     this.#budget[0] = this.#workPerTurn;
+    this.#reclaimer?.step(second);
+  }
+
+  /** Whether another turn would give memory back, though there is nobody to serve. */
+  get isReclaiming(): boolean {
+    return this.#reclaimer !== undefined && this.#reclaimer.isBusy;
   }
 
   /**
@@ -360,16 +379,17 @@ export class Heap {
   /** Notes that pages may no longer be all zero. */
   #markDirty(first: number, last: number): void {
     for (let page = first; page <= last; page++) {
-      if (this.#dirty[page] !== 0) continue;
-      this.#dirty[page] = 1;
-      this.#dirtyPages[page >>> REGION_SHIFT]!++;
+      const state = this.#dirty[page];
+      if (state === DIRTY) continue;
+      if (state === CLEAN) this.#dirtyPages[page >>> REGION_SHIFT]!++;
+      this.#dirty[page] = DIRTY;
     }
   }
 
   /** The first dirty page from `page` to `last`; beyond `last` if there is none. */
   #nextDirty(page: number, last: number): number {
     while (page <= last) {
-      if (this.#dirty[page] !== 0) return page;
+      if (this.#dirty[page] !== CLEAN) return page;
       const region = page >>> REGION_SHIFT;
       page = this.#dirtyPages[region] === 0 ? (region + 1) << REGION_SHIFT : page + 1;
     }
@@ -395,7 +415,7 @@ export class Heap {
       this.#bulk.zero(from | 0, high(from), (to - from) | 0);
       this.#budget[0]! -= to - from;
       if (to - from === PAGE) {
-        this.#dirty[page] = 0;
+        this.#dirty[page] = CLEAN;
         this.#cleared[page] = 1;
         this.#dirtyPages[page >>> REGION_SHIFT]!--;
       }
@@ -416,7 +436,7 @@ export class Heap {
         pages += this.#dirtyPages[page >>> REGION_SHIFT]!;
         page += region;
       } else {
-        pages += this.#dirty[page]!;
+        if (this.#dirty[page] !== CLEAN) pages++;
         page++;
       }
     }

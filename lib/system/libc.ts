@@ -84,6 +84,7 @@ export const SO_RCVBUF = 8;
 export const SO_REUSEPORT = 15;
 export const SO_SNDBUFFORCE = 32;
 export const SO_RCVBUFFORCE = 33;
+export const SO_RCVTIMEO = 20;
 export const SO_RXQ_OVFL = 40;
 export const SO_ATTACH_REUSEPORT_CBPF = 51;
 export const SOL_IPV6 = 41;
@@ -141,6 +142,7 @@ const SYMBOLS = {
   },
   clock_gettime: { parameters: ["i32", "usize"], result: "i32" },
   poll: { parameters: ["usize", "usize", "i32"], result: "i32" },
+  madvise: { parameters: ["usize", "usize", "i32"], result: "i32" },
   errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
   // Deno.UnsafePointer needs permission for all libraries; this needs it for libc only.
   addressOf: { name: "memmove", parameters: ["buffer", "buffer", "usize"], result: "usize" },

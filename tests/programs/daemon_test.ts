@@ -58,6 +58,12 @@ const ADMIT =
   "add --allow CIDR[,CIDR] to answer only those networks, or --anyone to answer everybody";
 const LISTS = "mallocd --help lists the options";
 
+/** KiB of memory that a process has. */
+async function residentKib(pid: number): Promise<number> {
+  const { stdout } = await run("grep", ["VmRSS", `/proc/${pid}/status`]);
+  return Number(/\d+/.exec(stdout)?.[0]);
+}
+
 const MISUSES: [line: string, message: string, hint: string, env?: Record<string, string>][] = [
   ["--port 65536", '--port cannot be "65536"', "use a whole number from 0 to 65535"],
   ["--port -1", '--port cannot be "-1"', "use a whole number from 0 to 65535"],
@@ -235,12 +241,11 @@ for (const engine of engines) {
     name: `mallocd --engine ${engine}, idle, is as small with 16GiB as with 64MiB`,
     ignore: Deno.build.os !== "linux", // for want of /proc
     async fn() {
-      const resident = async (memory: string) => {
+      const idle = async (memory: string) => {
         await using daemon = await Mallocd.start(["--engine", engine, "--memory", memory]);
-        const { stdout } = await run("grep", ["VmRSS", `/proc/${daemon.pid}/status`]);
-        return Number(/\d+/.exec(stdout)?.[0]);
+        return await residentKib(daemon.pid);
       };
-      const [small, large] = [await resident("64MiB"), await resident("16GiB")];
+      const [small, large] = [await idle("64MiB"), await idle("16GiB")];
       assert(
         small > 0 && large - small < 20 * 1024,
         `${large} KiB with 16GiB, ${small} with 64MiB`,
@@ -367,6 +372,34 @@ Deno.test("mallocd --replay-cache N answers the last N requests again", async ()
   const { "requests.malloc": mallocs, replays, evictions } = (await daemon.stop()).totals;
   assertEquals([mallocs, replays, evictions], ["4", "2", "2"]);
 });
+
+for (const more of [[], ["--huge-pages"]]) {
+  Deno.test({
+    name:
+      `mallocd --engine syscall ${more} gives memory back that was written and is not allocated`,
+    ignore: Deno.build.os !== "linux",
+    async fn() {
+      const PAGES = 20_000;
+      await using daemon = await Mallocd.start(["--engine", "syscall", ...more]);
+      using peer = new Peer(daemon);
+      const kept = await peer.ask(fields(0, 4096));
+      await peer.send(fields(3) + kept + fields(1) + "55");
+      const before = await residentKib(daemon.pid);
+      for (let page = 1; page <= PAGES; page++) {
+        await peer.send(fields(3, FIRST + page * 4096, 1) + "55");
+        if (page % 64 === 0) await peer.ask(fields(2, FIRST, 1)); // or the socket would overflow
+      }
+      // Two rounds of the hand, a second each, and as long again for a slow machine; then it fails.
+      let gained = Infinity;
+      for (let i = 0; i < 100 && gained > PAGES; i++) {
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        gained = await residentKib(daemon.pid) - before;
+      }
+      assert(gained < PAGES, `${gained} KiB stay of ${4 * PAGES}`);
+      assertEquals(await peer.ask(fields(2) + kept + fields(1)), "55");
+    },
+  });
+}
 
 for (const memory of ["64MiB", "1GiB", "1.5GiB", "3GiB", "4GiB", "6.5GiB", "16GiB"]) {
   Deno.test(`mallocd --memory ${memory} begins with ${FIRST}`, async () => {

@@ -26,6 +26,7 @@ import {
   SO_ATTACH_REUSEPORT_CBPF,
   SO_RCVBUF,
   SO_RCVBUFFORCE,
+  SO_RCVTIMEO,
   SO_REUSEPORT,
   SO_RXQ_OVFL,
   SO_SNDBUF,
@@ -45,6 +46,12 @@ import type { Report, Start } from "./syscall_worker.ts";
 
 /** Room in the kernel for replies that wait for an interface, as one batch may bring. */
 const SEND_BUFFER = 4 * 1024 * 1024;
+
+/**
+ * How long the loop waits for a datagram before it looks after memory that nobody uses any more, in
+ * milliseconds. It would wait for ever where nobody talks to it any more.
+ */
+const IDLE_MS = 250;
 
 /**
  * Sockets among which answers are shared out by address: those to whom has proven his, and those to the
@@ -71,6 +78,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   const granted = socket.setReceiveBuffer(receiveBuffer);
   // The kernel may be too old for the rest: each of them is done without.
   socket.set(SOL_SOCKET, SO_RXQ_OVFL, int(1));
+  socket.setReceiveTimeout(IDLE_MS);
   socket.set(SOL_UDP, UDP_GRO, int(1));
   const segments = socket.set(SOL_UDP, UDP_SEGMENT, int(0)); // 0: only where a message says so
   if (isWildcard(hostname)) socket.reportLocalAddress();
@@ -242,6 +250,12 @@ class Socket {
   set(level: number, option: number, value: BufferSource): boolean {
     const { setsockopt } = this.#libc.symbols;
     return setsockopt(this.fd, level, option, value, value.byteLength) === 0;
+  }
+
+  /** After so many milliseconds without a datagram, a call that waits for one returns EAGAIN. */
+  setReceiveTimeout(milliseconds: number): void {
+    const timeval = new BigInt64Array([0n, BigInt(milliseconds * 1000)]);
+    this.set(SOL_SOCKET, SO_RCVTIMEO, timeval);
   }
 
   /** Returns what was granted. Only a privileged process may exceed the limit, net.core.rmem_max. */

@@ -16,6 +16,7 @@ import { Counter, type Counters } from "../counters.ts";
 import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
+import { PAGE } from "../../heap/heap.ts";
 import { KeyedHash } from "../../system/hash.ts";
 import {
   Arena,
@@ -25,6 +26,7 @@ import {
   MSG_WAITFORONE,
   Unavailable,
 } from "../../system/libc.ts";
+import { Mapping } from "../../system/mapping.ts";
 import {
   Incoming,
   Layout,
@@ -103,7 +105,17 @@ class Loop {
     this.#stop = stop;
     const { counters, clock } = options.state.service;
     this.#counters = counters;
-    this.#service = newService(options, this.#arena.memory, port);
+    const release = (memory: WebAssembly.Memory) => {
+      const mapping = new Mapping(this.#libc, memory);
+      if (options.hugePages && !mapping.preferHugePages()) {
+        throw new Unavailable("Cannot have pages of 2 MiB for the heap: the kernel knows none");
+      }
+      return (first: number, count: number) => mapping.release(first * PAGE, count * PAGE);
+    };
+    this.#service = newService(options, this.#arena.memory, port, {
+      // The room of a file is reserved: a page that was given back might not be had again.
+      ...(options.heapPlace === undefined && { release }),
+    });
     this.#outgoing = new Outgoing(this.#libc, this.#arena, OUTGOING, segments, clock);
   }
 
@@ -154,13 +166,16 @@ class Loop {
     }
   }
 
-  /** Waits for messages and returns how many came. To try a few times is quicker than to be woken. */
+  /**
+   * Waits for messages and returns how many came, 0 after a while without any or if there is something
+   * else to do. To try a few times is quicker than to be woken.
+   */
   #receive(): number {
     for (let i = 0; i < this.#spin; i++) {
       const messages = this.#tryReceive(MSG_DONTWAIT);
       if (messages > 0) return messages;
     }
-    return this.#tryReceive(MSG_WAITFORONE);
+    return this.#service.heap.isReclaiming ? 0 : this.#tryReceive(MSG_WAITFORONE);
   }
 
   #tryReceive(flags: number): number {

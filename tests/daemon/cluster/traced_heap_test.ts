@@ -57,7 +57,7 @@ Deno.test("every read depends on a batch whose malloc cleared only some of what 
   const { heap, seenBy } = newHeap({ workPerTurn: PAGE });
   heap.write({ pointer: HEAP_BASE, length: 8 * PAGE }, 0);
   heap.batch = 5;
-  heap.beginTurn();
+  heap.beginTurn(0);
   assertEquals(heap.malloc({ pointer: 0, length: 8 * PAGE }), Refusal.overBudget);
   assertEquals(seenBy(40 * PAGE), 5);
 });
