@@ -24,7 +24,7 @@ export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 
-.PHONY: run build test test-clients check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
+.PHONY: run build test test-clients test-page check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
 
 # The packages that only benches need: whoever tests or builds does not fetch what is in deno.lock in vain.
 BENCH_LOCK := --lock=bench/deno.lock
@@ -45,6 +45,10 @@ CLIENTS_WANT := binutils gcc libc6-dev make python3 mount util-linux \
 test-clients: build | $(DENO_FILE) ## test clients/; as root on Debian it installs what that takes
 	@tools/packages.sh $(CLIENTS_WANT)
 	$(DENO) test -q -P=programs tests/clients/
+
+test-page: | $(DENO_FILE) ## look at the page of --http in Chromium; as root on Debian it installs that
+	@tools/packages.sh chromium
+	$(DENO) run -q $(BENCH_LOCK) -P=bench bench/browser.ts --smoke
 
 check: | $(DENO_FILE) ## check format, lint, types, and what would be published
 	$(DENO) fmt --check

@@ -9,6 +9,8 @@ const ROOT = new URL("../", import.meta.url);
 const PATIENCE_MS = 30_000;
 
 export interface Server extends AsyncDisposable {
+  /** The line in which it said so. */
+  readonly line: string;
   readonly port: number;
 }
 
@@ -39,6 +41,7 @@ export async function startServer(
   const port = /:(\d+)\b/.exec(said)?.[1];
   if (port === undefined) throw new Error(`Cannot start ${args.join(" ")}: ${said}`);
   return {
+    line: said.split("\n")[0]!,
     port: Number(port),
     async [Symbol.asyncDispose]() {
       child.kill("SIGTERM");

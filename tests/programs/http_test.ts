@@ -104,3 +104,43 @@ Deno.test({
     });
   },
 });
+
+Deno.test({
+  name: `promtool finds docs/alerts.yml right, and its unit tests pass${noPromtool}`,
+  ignore: noPromtool !== "",
+  fn: async () => {
+    const check = await run(PROMTOOL, [
+      "check",
+      "rules",
+      new URL("docs/alerts.yml", ROOT).pathname,
+    ]);
+    assertEquals(check.code, 0, check.stderr);
+    assertMatch(check.stdout, /SUCCESS: 10 rules found/);
+    const tests = new URL("tests/programs/alerts.yml", ROOT).pathname;
+    const { code, stdout, stderr } = await run(PROMTOOL, ["test", "rules", tests]);
+    assertEquals([code, stdout.includes("SUCCESS")], [0, true], stdout + stderr);
+  },
+});
+
+Deno.test({
+  name: `promtool understands every query of docs/grafana.json${noPromtool}`,
+  ignore: noPromtool !== "",
+  fn: async () => {
+    const { panels } = JSON.parse(await Deno.readTextFile(new URL("docs/grafana.json", ROOT)));
+    const queries: string[] = panels.flatMap(({ targets }: { targets: { expr: string }[] }) =>
+      targets.map(({ expr }) =>
+        expr.replaceAll("$__rate_interval", "5m").replaceAll("$instance", ".*")
+      )
+    );
+    assertEquals(queries.length > 20, true);
+    const rules = queries.map((expr, i) => ({ record: `query:${i}`, expr }));
+    const file = await Deno.makeTempFile({ prefix: "mallocd-", suffix: ".yml" });
+    try { // what is JSON is YAML, too
+      await Deno.writeTextFile(file, JSON.stringify({ groups: [{ name: "queries", rules }] }));
+      const { code, stdout, stderr } = await run(PROMTOOL, ["check", "rules", file]);
+      assertEquals([code, stdout.includes(`SUCCESS: ${queries.length} rules`)], [0, true], stderr);
+    } finally {
+      await Deno.remove(file);
+    }
+  },
+});

@@ -83,3 +83,33 @@ Deno.test("namedFigures() has every figure by its name", () => {
     assertEquals(value, counters[at], `${family} ${member}`);
   }
 });
+
+/** The metrics that a text names, as they are in queries: one of a histogram without its suffix. */
+function namedIn(text: string): Set<string> {
+  const names = text.match(/\bmallocd_[a-z_]+/g) ?? [];
+  return new Set(names.map((name) => name.replace(/_(bucket|sum|count)$/, "")));
+}
+
+Deno.test("docs/alerts.yml and docs/grafana.json ask only for metrics that there are", async () => {
+  const there = namedIn(text);
+  for (const file of ["docs/alerts.yml", "docs/grafana.json"]) {
+    const asked = namedIn(await Deno.readTextFile(file));
+    assert(asked.size > 5, file);
+    assertEquals([...asked].filter((name) => !there.has(name)), [], file);
+  }
+});
+
+Deno.test("docs/grafana.json has panels that do not overlap, each with a number of its own", async () => {
+  const { panels } = JSON.parse(await Deno.readTextFile("docs/grafana.json"));
+  const taken = new Set<string>();
+  for (const { title, gridPos: { x, y, w, h }, targets } of panels) {
+    assert(x + w <= 24 && targets.length > 0, title);
+    for (let i = 0; i < w * h; i++) {
+      const place = `${x + i % w} ${y + Math.floor(i / w)}`;
+      assert(!taken.has(place), `${title} at ${place}`);
+      taken.add(place);
+    }
+  }
+  const ids = panels.map(({ id }: { id: number }) => id);
+  assertEquals(new Set(ids).size, ids.length);
+});

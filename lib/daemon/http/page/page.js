@@ -217,7 +217,7 @@ const sum = (values) => Object.values(values).reduce((total, value) => total + v
 function showFigures(now) {
   set("largest", now.largestFree > 0 ? size(now.largestFree) : "none");
   set("used", `${size(now.bytes)} of ${size(now.heap)}`);
-  set("asked", size(now.bytesAsked));
+  set("asked", now.bytesAsked > 0 || now.blocks === 0 ? size(now.bytesAsked) : "unknown");
   set("blocks", number.format(now.blocks));
   set("fragmentation", percent(now.fragmentation / 1e6));
   set("resident", now.resident > 0 ? size(now.resident) : "unknown");
