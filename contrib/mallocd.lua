@@ -16,8 +16,8 @@ mallocd.prefs.statistics = Pref.bool("Statistics at the end", false,
   "Lets tshark count requests, refusals and times by method, and print that at the end")
 
 local STATUSES = {
-  [0] = "ok", [1] = "EPERM", [11] = "EAGAIN", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [38] = "ENOSYS",
-  [66] = "EREMOTE", [90] = "EMSGSIZE", [116] = "ESTALE",
+  [0] = "ok", [1] = "EPERM", [2] = "ENOENT", [8] = "ENOEXEC", [11] = "EAGAIN", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [38] = "ENOSYS",
+  [62] = "ETIME", [66] = "EREMOTE", [90] = "EMSGSIZE", [116] = "ESTALE", [125] = "ECANCELED",
 }
 
 -- By opcode: what follows the word of a request, and what the body of its reply is.
@@ -31,12 +31,17 @@ local METHODS = {
   [6] = { name = "add", request = { "pointer", "delta" }, reply = { "old" } },
   [7] = { name = "hello", request = {}, reply = { "epoch", "base", "size", "largest", "version" },
     session = { "token", "share" }, cluster = { "range", "fence", "ranges" } },
+  [8] = { name = "install", request = { "pointer", "length" }, reply = { "handle" } },
+  [9] = { name = "call", request = { "handle", "length", "data" }, reply = { "result" } },
+  [10] = { name = "uninstall", request = { "handle" }, reply = {} },
   [11] = { name = "stats", request = { "what" }, reply = { "data" } },
 }
 -- What a request with the session flag has after its word.
 local SESSION = { "epoch", "token" }
 -- What the body of a reply is that says who has a range of the cluster.
 local EREMOTE, OWNER = 66, { "owner", "owner_port" }
+-- What it is of one that says why a module is refused.
+local ENOEXEC, REASON = 8, { "reason" }
 local LAST_CLASSIC = UInt64(3)
 
 local fields = {
@@ -53,6 +58,9 @@ local fields = {
   desired = ProtoField.uint64("mallocd.desired", "Desired", base.DEC_HEX),
   delta = ProtoField.int64("mallocd.delta", "Delta", base.DEC),
   old = ProtoField.uint64("mallocd.old", "Old value", base.DEC_HEX),
+  handle = ProtoField.uint64("mallocd.handle", "Handle", base.HEX),
+  result = ProtoField.uint64("mallocd.result", "Result", base.DEC_HEX),
+  reason = ProtoField.string("mallocd.reason", "Reason"),
   epoch = ProtoField.uint64("mallocd.epoch", "Boot epoch", base.HEX),
   what = ProtoField.uint64("mallocd.what", "What", base.DEC, { [0] = "values", [1] = "names" }),
   base = ProtoField.uint64("mallocd.base", "Heap base", base.HEX),
@@ -166,10 +174,12 @@ end
 
 local function show(name, range)
   if name == "data" then return range:len() .. " bytes" end
+  if name == "reason" then return range:string() end
   if name == "owner" then return tostring(range:ipv6()) end
   if name == "delta" then return tostring(range:int64()) end
   local value = range:uint64()
-  if name ~= "pointer" and name ~= "base" and name ~= "epoch" and name ~= "token" then return tostring(value) end
+  if name ~= "pointer" and name ~= "base" and name ~= "epoch" and name ~= "token"
+    and name ~= "handle" then return tostring(value) end
   return value == UInt64(0) and "NULL" or "0x" .. value:tohex():gsub("^0+", "")
 end
 
@@ -178,7 +188,7 @@ end
 local function add_parts(item, names, tvb, at, finish)
   local texts, length = {}, finish - at
   for _, name in ipairs(names) do
-    local size = name == "data" and length or name == "owner" and 16 or 8
+    local size = (name == "data" or name == "reason") and length or name == "owner" and 16 or 8
     if size > finish - at then return nil, texts, length end
     if size > 0 then
       local range = tvb(at, size)
@@ -269,7 +279,7 @@ local function add_tagged_reply(root, tvb, at, request, pinfo)
   item:add(fields.body_length, tvb(at + 8, 8))
   local status = tvb(at + 4, 2):uint()
   local method = METHODS[opcode] or { reply = {} }
-  local names = status == EREMOTE and OWNER or method.reply
+  local names = status == EREMOTE and OWNER or status == ENOEXEC and REASON or method.reply
   local rest, texts = add_parts(item, names, tvb, at + 16, finish)
   local extra = has_session(tvb, at) and { method.session, method.cluster } or {}
   for _, more in ipairs(extra) do
@@ -279,7 +289,7 @@ local function add_tagged_reply(root, tvb, at, request, pinfo)
     end
   end
   local result = #texts > 0 and table.concat(texts, ", ") or STATUSES[status] or "status " .. status
-  if status == EREMOTE then result = STATUSES[status] .. " " .. result end
+  if status == EREMOTE or status == ENOEXEC and #texts > 0 then result = STATUSES[status] .. " " .. result end
   if status ~= 0 then item:add_proto_expert_info(notices.refused, result) end
   title = title .. " = " .. result
   item:append_text(": " .. title)

@@ -5,6 +5,7 @@ import type { EngineOptions } from "../lib/daemon/engine.ts";
 import { Gauges } from "../lib/daemon/gauges.ts";
 import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
+import { RESERVED } from "../lib/daemon/procedures/procedures.ts";
 import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
 import type { Membership } from "../lib/daemon/cluster/membership.ts";
 import type { Undo } from "../lib/heap/undo.ts";
@@ -119,7 +120,8 @@ export class Box {
     this.clock = state.service.clock;
     this.#gauges = new Gauges({ memory: size, replayCache, quota }, state);
     const range = membership?.range;
-    this.heap = new Heap({ memory, size, io, strict, workPerTurn, state, range, undo });
+    const reserved = options.fuel === undefined ? 0 : RESERVED;
+    this.heap = new Heap({ memory, size, io, strict, workPerTurn, reserved, state, range, undo });
     this.service = new Service(
       { ...options, replayCache, state },
       { heap: this.heap, io, port, validated, membership, undo },

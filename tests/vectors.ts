@@ -18,6 +18,9 @@ export interface Vector {
 /** JSON says neither that an exchange has two members nor which texts are there. */
 const VECTORS = file.vectors as unknown as Vector[];
 
+/** For a daemon that has procedures. */
+export const PROCEDURE_VECTORS = file.procedures as unknown as Vector[];
+
 /** Bytes of the heap that they are tried on. */
 export const SIZE = 1024 * 1024;
 

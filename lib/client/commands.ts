@@ -12,6 +12,9 @@ import { write } from "./commands/write.ts";
 import { dump } from "./commands/dump.ts";
 import { cas } from "./commands/cas.ts";
 import { add } from "./commands/add.ts";
+import { install } from "./commands/install.ts";
+import { call } from "./commands/call.ts";
+import { uninstall } from "./commands/uninstall.ts";
 import { ping } from "./commands/ping.ts";
 import { info } from "./commands/info.ts";
 import { stat } from "./commands/stat.ts";
@@ -32,6 +35,9 @@ const TABLE = {
   dump,
   cas,
   add,
+  install,
+  call,
+  uninstall,
   ping,
   info,
   stat,

@@ -52,10 +52,10 @@ export class RefusedError extends RemoteError {
     super(`${asked}: ${text}`, asked);
   }
 
-  /** The refusal with the number that a tagged reply carries. */
-  static fromErrno(asked: string, errno: number): RefusedError {
+  /** The refusal with the number that a tagged reply carries; `reason` is more than the number says. */
+  static fromErrno(asked: string, errno: number, reason = ""): RefusedError {
     const { name, text } = describeErrno(errno);
-    return new RefusedError(asked, name, text);
+    return new RefusedError(asked, name, reason === "" ? text : reason);
   }
 }
 

@@ -23,6 +23,7 @@ const ONE_LINE: readonly string[] = [
   "write",
   "cas",
   "add",
+  "call",
 ];
 
 const CHUNK = 64 * 1024;

@@ -117,10 +117,11 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   const { server, timeout, classic, verbose, hex, json, repeat, every } = values;
   checkQuic(command, server, classic, given);
   const credentials = isQuic(server) ? readCredentials(values.ca, values["token-file"]) : {};
-  if (command !== "shell") forgoFiles();
   const prepare = command === undefined ? () => pipe : COMMANDS[command].prepare;
-  if (prepare === undefined && typeof heavy === "function") return await heavy(args);
-  const run = prepare?.(words) ?? (heavy as Readonly<Record<string, Run>>)[command!]!;
+  const prepared = prepare?.(words);
+  if (command !== "shell") forgoFiles();
+  if (prepared === undefined && typeof heavy === "function") return await heavy(args);
+  const run = prepared ?? (heavy as Readonly<Record<string, Run>>)[command!]!;
   const remote = await Remote.connect({
     server,
     timeout,
@@ -220,9 +221,9 @@ function read(path: string): string {
 }
 
 /**
- * Only the shell has to do with files, for its history, whose place depends on who runs it, and QUIC, for
- * which they have been read: no narrower permission can be compiled in. For all else it is given up before
- * anything comes from the network.
+ * Only the shell has to do with files, for its history, whose place depends on who runs it, and QUIC and
+ * install, for which they have been read: no narrower permission can be compiled in. For all else it is
+ * given up before anything comes from the network.
  */
 function forgoFiles(): void {
   Deno.permissions.revokeSync({ name: "read" });

@@ -333,6 +333,52 @@ export class Remote implements AsyncDisposable {
     );
   }
 
+  /**
+   * Installs a WebAssembly module as a procedure, and resolves with its handle, which is good until it is
+   * uninstalled or the daemon restarts: then call() is refused with ENOENT, and it may be installed again.
+   * The same bytes have the same handle. Refused with ENOEXEC, and why, if it may not run in the heap.
+   * Tagged protocol only.
+   */
+  async install(module: Uint8Array, options: CallOptions = {}): Promise<bigint> {
+    const pointer = await this.malloc(module.length, options);
+    let handle: bigint;
+    try {
+      await this.write(pointer, module, options);
+      handle = asBigInt(await this.#call("install", [pointer, BigInt(module.length)], options));
+    } catch (error) {
+      await this.free(pointer, options).catch(() => {}); // it is the first error that is told
+      throw error;
+    }
+    await this.free(pointer, options);
+    return handle;
+  }
+
+  /**
+   * Runs a procedure between two requests, and resolves with what it returns: 32 bits. Its arguments are
+   * bytes, or fields: 64 bits each and big-endian. Refused with ETIME if it ran out of fuel and with
+   * ECANCELED if it was trapped; what it did before stays done. Tagged protocol only.
+   */
+  async call(
+    handle: bigint,
+    args: Uint8Array | readonly bigint[] = [],
+    options: CallOptions = {},
+  ): Promise<bigint> {
+    const data = args instanceof Uint8Array ? new Uint8Array(args) : asFields(args);
+    const { chunk } = this.#exchange;
+    if (data.length > chunk) {
+      throw new RangeError(
+        `Cannot call with ${data.length} bytes: a datagram has room for ${chunk}`,
+      );
+    }
+    const fields = [asField("a handle", handle), BigInt(data.length)];
+    return asBigInt(await this.#call("call", fields, options, { data }));
+  }
+
+  /** Uninstalls a procedure, for whoever uses it. Tagged protocol only. */
+  async uninstall(handle: bigint, options: CallOptions = {}): Promise<void> {
+    await this.#call("uninstall", [asField("a handle", handle)], options);
+  }
+
   /** One round trip that changes nothing: hello, or in the classic protocol a read of 0 bytes. */
   async ping(options: CallOptions = {}): Promise<Hello | undefined> {
     if (this.protocol === "tagged") return decodeHello(await this.#call("hello", [], options));
@@ -493,6 +539,13 @@ function asField(what: string, value: bigint): bigint {
   if (typeof value !== "bigint") throw new TypeError(`Cannot take ${value}: ${what} is a bigint`);
   if (value >= -(2n ** 63n) && value < 2n ** 64n) return value;
   throw new RangeError(`Cannot take ${value}: ${what} is from -2^63 to 2^64 - 1`);
+}
+
+/** The bytes of fields: 64 bits each, big-endian. */
+function asFields(values: readonly bigint[]): Uint8Array {
+  const view = new DataView(new ArrayBuffer(FIELD * values.length));
+  values.forEach((value, i) => view.setBigUint64(FIELD * i, asField("an argument", value)));
+  return new Uint8Array(view.buffer);
 }
 
 function checkTimeout(timeout: number): void {

@@ -10,7 +10,7 @@
  *     |          source           |tag|wrd| body  |dig|sec|new|
  *     +---+---+---+---+---+---+---+---+---+---+---+---+---+---+
  *
- *     wrd   the reply's body length, 8 bits, and its opcode; its status is 0
+ *     wrd   the reply's status, 16 bits, its body length, 8 bits, and its opcode
  *     dig   a digest of the request, by which a tag that is used for another one is known
  *     sec   one more than the second in which it was remembered; 0 in an entry that is free
  *     new   the next newer one of its account. Entries are numbered from 1 in links, and 0 ends them.
@@ -198,7 +198,7 @@ export class DuplicateRequestCache {
     if (length > room) return NO_ROOM;
     const flags = this.#io.getUint8(at + 6) | Flag.reply;
     this.#io.setInt32(replyAt, tag);
-    this.#io.setInt32(replyAt + 4, flags << FLAGS_SHIFT | word & 0xff);
+    this.#io.setInt32(replyAt + 4, word & 0xffff0000 | flags << FLAGS_SHIFT | word & 0xff);
     this.#io.setInt32(replyAt + 8, 0);
     this.#io.setInt32(replyAt + 12, bodyLength);
     for (let i = 0; i < bodyLength / 4; i++) {
@@ -209,7 +209,7 @@ export class DuplicateRequestCache {
   }
 
   /**
-   * Remembers the reply at `replyAt`, REPLY_HEAD bytes of status 0 and at most 8 more, as given to
+   * Remembers the reply at `replyAt`, REPLY_HEAD bytes and at most 8 more, as given to
    * `source` for a request with this digest: the one of which `recall` has just said that it is UNSEEN.
    */
   remember(source: number, proven: boolean, digest: number, replyAt: number): void {
@@ -222,8 +222,9 @@ export class DuplicateRequestCache {
       this.#words[at + i] = this.#io.getInt32(source + 4 * i);
     }
     const bodyLength = this.#io.getInt32(replyAt + 12);
+    const word = this.#io.getInt32(replyAt + 4);
     this.#words[at + TAG] = this.#io.getInt32(replyAt);
-    this.#words[at + WORD] = bodyLength << FLAGS_SHIFT | this.#io.getUint8(replyAt + 7);
+    this.#words[at + WORD] = word & 0xffff0000 | bodyLength << FLAGS_SHIFT | word & 0xff;
     for (let i = 0; i < bodyLength / 4; i++) {
       this.#words[at + BODY + i] = this.#io.getInt32(replyAt + REPLY_HEAD + 4 * i);
     }

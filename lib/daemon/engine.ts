@@ -7,6 +7,7 @@ import { Heap, newHeapMemory } from "../heap/heap.ts";
 import type { Release } from "../heap/reclaim.ts";
 import { type HeapPlace, mapHeap } from "./heap_file.ts";
 import type { SecretFiles } from "./engines/quic_secrets.ts";
+import { RESERVED } from "./procedures/procedures.ts";
 import { Service, type ServiceOptions, WORK_PER_TURN } from "./service.ts";
 
 /** Room in the kernel for datagrams that wait to be served: bursts of some ten thousand small ones. */
@@ -84,6 +85,7 @@ export function newService(
     io,
     strict,
     workPerTurn: WORK_PER_TURN,
+    reserved: options.fuel === undefined ? 0 : RESERVED,
     state,
     undo,
   });

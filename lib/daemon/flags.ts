@@ -21,6 +21,7 @@ import { DEFAULT_PORT } from "../protocol/wire.ts";
 import { DEFAULT_ENTRIES, MAX_ENTRIES } from "./duplicate_request_cache.ts";
 import { parseCidr } from "./admission.ts";
 import { type Node, parseNode } from "./cluster/resp.ts";
+import { DEFAULT_FUEL, MAX_FUEL } from "./procedures/procedures.ts";
 
 function networks(placeholder: string, help: string): Flag<readonly string[] | undefined> {
   const parse = (value: string) => {
@@ -122,6 +123,8 @@ export const DAEMON_FLAGS = {
   sync: count("SECONDS", 10, [0, 86_400], "how often the file is brought to the disk; 0 for never"),
   sparse: on("reserve no room on the disk for the file"),
   strict: on("refuse reads and writes that are not inside one live allocation"),
+  procedures: on("let clients install WebAssembly and run it in the heap"),
+  fuel: count("N", DEFAULT_FUEL, [1, MAX_FUEL], "what a call of it may take, in instructions"),
   "replay-cache": count("N", DEFAULT_ENTRIES, [1, MAX_ENTRIES], "replies remembered for repeats"),
   "receive-buffer": size(
     "SIZE",

@@ -12,7 +12,8 @@ import { type Choice, startEngine } from "./engines/choice.ts";
 import { Gauges } from "./gauges.ts";
 import { HeapFile, HeapFileError } from "./heap_file.ts";
 import { type HttpServer, serveHttp } from "./http/server.ts";
-import { HEAP_BASE, RANGE_BYTES } from "../heap/heap.ts";
+import { HEAP_BASE, MAX_MEMORY32, RANGE_BYTES } from "../heap/heap.ts";
+import { RESERVED } from "./procedures/procedures.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify } from "./notify.ts";
 import { newState, type StateOptions } from "./state.ts";
@@ -66,6 +67,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
   const say = quiet ? () => {} : logfmt;
   const member = memberOptions(values, say);
+  const fuel = fuelOf(values);
   // Certificates may be anywhere, so the executable may read everything; the source tree reads its modules.
   if (secrets === undefined && Deno.build.standalone) {
     Deno.permissions.revokeSync({ name: "read" });
@@ -95,6 +97,7 @@ async function main(args: readonly string[]): Promise<number> {
     hostname: host,
     port: values.port,
     allow,
+    fuel,
     unvalidated: values.unvalidated,
     lowPorts: values["low-ports"],
     strict: values.strict,
@@ -268,6 +271,32 @@ function described(engine: Engine, memory: number, reason: string | undefined) {
     ...engine.details,
     receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
   };
+}
+
+/** What a call of a procedure may use up; undefined if there are to be none. */
+function fuelOf(
+  { procedures, fuel, strict, cluster, memory, "heap-file": file }: Values<typeof DAEMON_FLAGS>,
+): number | undefined {
+  if (!procedures) return undefined;
+  const foreign = [
+    [strict, "--strict", "a procedure reaches the whole heap"],
+    [cluster !== undefined, "--cluster", "a procedure need not do the same elsewhere"],
+    [file !== undefined, "--heap-file", "what a killed procedure has half done cannot be undone"],
+  ] as const;
+  for (const [isGiven, flag, reason] of foreign) {
+    if (!isGiven) continue;
+    throw new UsageError(
+      `${flag} and --procedures contradict each other: ${reason}`,
+      "leave one of them out",
+    );
+  }
+  if (memory % RESERVED !== 0 || memory < 2 * RESERVED || memory > MAX_MEMORY32) {
+    throw new UsageError(
+      `--procedures cannot be had with --memory ${formatSize(memory)}`,
+      `use a multiple of ${formatSize(RESERVED)}, from twice that to ${formatSize(MAX_MEMORY32)}`,
+    );
+  }
+  return fuel;
 }
 
 /** Where the quic engine's secrets are; undefined for the other engines, which have none. */

@@ -19,6 +19,13 @@ export const Refusal = {
   overQuota: 15,
   otherRange: 16,
   badArgument: 17,
+  notInstalled: 18,
+  notExecutable: 19,
+  outOfFuel: 20,
+  trapped: 21,
+  tooManyProcedures: 22,
+  argumentsTooLong: 23,
+  noProcedures: 24,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -42,6 +49,13 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   overQuota: ERRNO.ENOMEM,
   badArgument: ERRNO.EINVAL,
   otherRange: ERRNO.EREMOTE,
+  notInstalled: ERRNO.ENOENT,
+  notExecutable: ERRNO.ENOEXEC,
+  outOfFuel: ERRNO.ETIME,
+  trapped: ERRNO.ECANCELED,
+  tooManyProcedures: ERRNO.ENOMEM,
+  argumentsTooLong: ERRNO.EINVAL,
+  noProcedures: ERRNO.ENOSYS,
 };
 
 /** Refusal -> errno, indexed by the refusal's number. */

@@ -34,6 +34,7 @@ import {
   wordAt,
 } from "../protocol/wire.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
+import { Procedures } from "./procedures/procedures.ts";
 import { Quota } from "./quota.ts";
 import { ReplyBudget } from "./reply_budget.ts";
 import { Stats } from "./stats.ts";
@@ -62,6 +63,9 @@ export const AMPLIFICATION = 3;
  */
 export const WORK_PER_TURN = 4 * 1024 ** 2;
 
+/** Bytes of a text that says why. */
+const MAX_REASON = 256;
+
 /** Replies that one datagram can carry: at the least, each is a head. */
 const MAX_REPLIES = Math.floor(MAX_DATAGRAM / REPLY_HEAD);
 
@@ -74,7 +78,10 @@ const READ = METHODS.read.opcode;
 const WRITE = METHODS.write.opcode;
 const REALLOC = METHODS.realloc.opcode;
 const CAS = METHODS.cas.opcode;
+const ADD = METHODS.add.opcode;
 const HELLO = METHODS.hello.opcode;
+const INSTALL = METHODS.install.opcode;
+const CALL = METHODS.call.opcode;
 const STATS = METHODS.stats.opcode;
 
 /** By opcode, 1 for requests that change nothing, whose replies are not remembered. */
@@ -91,6 +98,8 @@ export interface ServiceOptions {
   unvalidated?: boolean | undefined;
   /** Bytes of the heap that one address may hold; no limit if it is left out. */
   quota?: number | undefined;
+  /** What a call of a stored procedure may use up; there are none if it is left out. */
+  fuel?: number | undefined;
   /** Admit senders with a port below 1024. */
   lowPorts?: boolean | undefined;
   /** `newState` with the same sizes; the heap is over it, too. */
@@ -132,6 +141,7 @@ export class Service {
   readonly #budget: ReplyBudget | undefined;
   readonly #unvalidated: boolean;
   readonly #quota: Quota | undefined;
+  readonly #procedures: Procedures | undefined;
   /** Where the sender of this datagram stands. */
   #source = 0;
   readonly #validated: boolean;
@@ -175,6 +185,9 @@ export class Service {
     this.#quota = options.quota === undefined
       ? undefined
       : new Quota(options.quota, heap, io, quota, undo);
+    this.#procedures = options.fuel === undefined
+      ? undefined
+      : new Procedures(options.fuel, heap, this.#quota);
     this.#tokens = new Tokens(io, clock, tokens);
     this.#stats = new Stats({ ...options, memory: heap.size }, options.state, io);
     this.#budget = options.allow && new ReplyBudget(io, clock);
@@ -355,7 +368,7 @@ export class Service {
     if (once) this.#note(refusal);
     encodeReplyHead(this.#io, replyAt, request, ERRNO_OF[refusal]!, this.#bodyLength);
     // What was refused has changed nothing, and need not be kept from happening twice.
-    if (once && refusal === Refusal.none) {
+    if (once && (refusal === Refusal.none || isHalfDone(refusal))) {
       this.#cache.remember(source, this.proven !== 0, digest, replyAt);
     }
     this.#undo?.commit();
@@ -364,7 +377,8 @@ export class Service {
 
   /** Notes what becomes of a request that is no read. Who was over the budget may have cleared something. */
   #note(refusal: Refusal): void {
-    const changed = refusal === Refusal.none || refusal === Refusal.overBudget;
+    const changed = refusal === Refusal.none || refusal === Refusal.overBudget ||
+      isHalfDone(refusal);
     if (changed) this.effect = Effect.changed;
     else if (this.effect === Effect.read) this.effect = Effect.other;
   }
@@ -422,9 +436,35 @@ export class Service {
         return this.#tellStats(request.rest, body, room);
       case CAS:
         return this.#old(this.heap.cas(request, request.rest, body));
-      default:
+      case ADD:
         return this.#old(this.heap.add(request, request.rest, body));
+      default:
+        return this.#procedure(request, body, room);
     }
+  }
+
+  /** Installs, calls or uninstalls a procedure, for who has proven its address. */
+  #procedure(request: Request, body: number, room: number): Refusal {
+    const procedures = this.#procedures;
+    if (procedures === undefined) return this.#refuse(Refusal.noProcedures);
+    if (this.proven === 0) return this.#refuse(Refusal.unproven);
+    const { opcode, pointer, length, rest } = request;
+    const refusal = opcode === CALL
+      ? procedures.call(pointer, rest, length, this.#source)
+      : opcode === INSTALL
+      ? procedures.install(request, this.#source)
+      : procedures.uninstall(pointer);
+    if (refusal === Refusal.none) {
+      this.#bodyLength = REPLY_BODY[opcode]!;
+      if (this.#bodyLength > 0) setField(this.#io, body, procedures.value);
+    } else if (refusal === Refusal.notExecutable) this.#tell(procedures.reason, body, room);
+    return this.#refuse(refusal);
+  }
+
+  /** Makes as much of a text as there is room for the body of the reply. */
+  #tell(text: string, body: number, room: number): void {
+    const bytes = new Uint8Array(this.#io.buffer, body, Math.min(room, MAX_REASON));
+    this.#bodyLength = new TextEncoder().encodeInto(text, bytes).written;
   }
 
   #malloc(request: Request): Refusal {
@@ -500,4 +540,9 @@ export class Service {
     if (refusal !== Refusal.none) this.counters[REFUSALS + refusal]!++;
     return refusal;
   }
+}
+
+/** Whether it is that of a procedure which did not come to its end: what it has done stays done. */
+function isHalfDone(refusal: Refusal): boolean {
+  return refusal === Refusal.outOfFuel || refusal === Refusal.trapped;
 }

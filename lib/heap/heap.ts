@@ -41,7 +41,7 @@ export const MIN_HEAP = 4 * 1024;
 export const MAX_HEAP = 16 * 1024 ** 3;
 
 /** A larger heap needs a memory with addresses of 64 bits, in which each access is checked for its bounds. */
-const MAX_MEMORY32 = 4 * 1024 ** 3;
+export const MAX_MEMORY32 = 4 * 1024 ** 3;
 
 export const NULL = 0;
 
@@ -50,7 +50,8 @@ const WORD = 8;
 
 const WASM_PAGE = 64 * 1024;
 /** The unit in which the heap remembers where it has been written, the size of a kernel's page. */
-export const PAGE = 4096;
+const PAGE_SHIFT = 12;
+export const PAGE = 1 << PAGE_SHIFT;
 /** Pages are counted by regions of 4 MiB, so that a large block that nobody wrote takes no time to zero. */
 const REGION_SHIFT = 10;
 
@@ -69,6 +70,8 @@ export function heapShape(size: number) {
 
 /** Where a heap keeps what it knows: arrays of the shapes that belong to its size, zero for an empty one. */
 export interface HeapState {
+  /** What all of these arrays lie in; needed for `inside` only. */
+  memory?: WebAssembly.Memory;
   buddy: Arrays<ReturnType<typeof buddyShape>>;
   heap: Arrays<ReturnType<typeof heapShape>>;
 }
@@ -86,12 +89,29 @@ export interface HeapOptions {
   workPerTurn?: number;
   /** Gives pages back to the kernel; if it is left out, they are kept. */
   release?: Release | undefined;
+  /** Bytes from the start, a power of two, that no client is given or may free. */
+  reserved?: number | undefined;
   /** Which range of addresses it has, 0 to MAX_RANGES - 1: that of the paper if it is left out. */
   range?: number | undefined;
   /** Its own if it is left out. */
   state?: HeapState;
   /** Where is noted what state and memory were before they change, if that may have to be undone. */
   undo?: Undo | undefined;
+}
+
+/**
+ * What WebAssembly that runs in the heap is given: the heap's memory and, in another one, what it must keep
+ * true. When a page is written, the byte at `pagesAt + offset / page` becomes DIRTY; if it was CLEAN, the
+ * 16-bit number of its region, at `regionsAt`, grows by one.
+ */
+export interface Inside {
+  readonly memory: WebAssembly.Memory;
+  readonly map: WebAssembly.Memory;
+  readonly pagesAt: number;
+  readonly regionsAt: number;
+  /** Logarithms: bytes of a page, pages of a region. */
+  readonly pageShift: number;
+  readonly regionShift: number;
 }
 
 /** An address and a length, as a client names them or as they are told to it. */
@@ -149,12 +169,26 @@ export class Heap {
    * One number: bytes that may still be moved and cleared in this turn. It can be overdrawn by small
    * requests. In an array, because a field would be boxed anew whenever it holds no small integer.
    */
-  readonly #budget = new Float64Array(1);
+  readonly budget = new Float64Array(1);
+  /** For code that runs in the heap; undefined if the heap was not told what its state lies in. */
+  readonly inside: Inside | undefined;
+  readonly #memory: WebAssembly.Memory;
+  readonly #reserved: number;
   readonly #reclaimer: Reclaimer | undefined;
 
   constructor(
-    { memory, size, io, strict = false, workPerTurn = Infinity, range = 0, state, undo, release }:
-      HeapOptions,
+    {
+      memory,
+      size,
+      io,
+      strict = false,
+      workPerTurn = Infinity,
+      reserved = 0,
+      range = 0,
+      state,
+      undo,
+      release,
+    }: HeapOptions,
   ) {
     this.base = HEAP_BASE + range * RANGE_BYTES;
     this.size = size;
@@ -166,7 +200,9 @@ export class Heap {
     this.#cleared = cleared;
     this.#dirtyPages = dirtyPages;
     this.#workPerTurn = workPerTurn;
-    this.#budget[0] = workPerTurn;
+    this.budget[0] = workPerTurn;
+    this.#memory = memory;
+    this.#reserved = reserved;
     this.#undo = undo;
     if (undo !== undefined) this.#recover(undo);
     this.buddy = new Buddy(size / GRAIN, state?.buddy, undo);
@@ -179,7 +215,16 @@ export class Heap {
       grainsPerPage: PAGE / GRAIN,
       release,
     });
+    if (reserved > 0) this.#reserve(orderFor(reserved));
     undo?.commit();
+    this.inside = state?.memory && {
+      memory,
+      map: state.memory,
+      pagesAt: dirty.byteOffset,
+      regionsAt: dirtyPages.byteOffset,
+      pageShift: PAGE_SHIFT,
+      regionShift: REGION_SHIFT,
+    };
   }
 
   /** If the state and the memory are those of a process that was killed, undoes what it had begun. */
@@ -191,9 +236,20 @@ export class Heap {
     }
   }
 
+  /** Makes the block at the start a live one that is nobody's, unless it is one already. */
+  #reserve(order: number): void {
+    if (this.buddy.orderAt(0) === order) return;
+    const grain = this.buddy.allocate(order);
+    if (grain === 0) return;
+    if (grain !== NONE) this.buddy.free(grain);
+    throw new RangeError(
+      `Cannot reserve the first ${this.#reserved} bytes of the heap: they are in use`,
+    );
+  }
+
   /** Whoever else waits has been served: there is time for work again. `second` is the time. */
   beginTurn(second: number): void {
-    this.#budget[0] = this.#workPerTurn;
+    this.budget[0] = this.#workPerTurn;
     this.#reclaimer?.step(second);
   }
 
@@ -225,17 +281,34 @@ export class Heap {
   free(span: Span): Refusal {
     if (span.pointer === NULL) return Refusal.none;
     const offset = offsetOf(span, this.base);
-    if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
+    if (!(offset >= this.#reserved && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
     const freed = this.buddy.free(grainAt(offset));
     if (freed === Freed.freed) return Refusal.none;
     return freed === Freed.alreadyFree ? Refusal.alreadyFree : Refusal.notAllocated;
   }
 
+  /** A copy of the bytes of the span, for what is no datagram; undefined if they are not in the heap. */
+  copyOf(span: Span): Uint8Array<ArrayBuffer> | undefined {
+    if (this.#admit(span) !== Refusal.none) return undefined;
+    return new Uint8Array(this.#memory.buffer, offsetOf(span, this.base), span.length).slice();
+  }
+
+  /** Copies `length` bytes at `at` of the I/O memory to `offset`, in what is reserved. */
+  put(offset: number, at: number, length: number): void {
+    this.#bulk.store(offset, 0, at, length);
+  }
+
+  /** Notes that the bytes of the span, which must lie in the heap, were written by somebody else. */
+  soil(span: Span): void {
+    const offset = offsetOf(span, this.base);
+    this.#markDirty(pageAt(offset), pageAt(offset + span.length - 1));
+  }
+
   /** Grains of the allocation at `span.pointer`; 0 if there is none. */
   grainsOf(span: Span): number {
     const offset = offsetOf(span, this.base);
-    if (!(offset >= 0 && offset < this.size) || (offset & (GRAIN - 1)) !== 0) return 0;
+    if (!(offset >= this.#reserved && offset < this.size) || (offset & (GRAIN - 1)) !== 0) return 0;
     const order = this.buddy.orderAt(grainAt(offset));
     return order === NONE ? 0 : 1 << order;
   }
@@ -276,7 +349,7 @@ export class Heap {
   realloc(span: Span): Refusal {
     if (span.pointer === NULL) return this.malloc(span);
     const offset = offsetOf(span, this.base);
-    if (!(offset >= 0 && offset < this.size)) return Refusal.outsideHeap;
+    if (!(offset >= this.#reserved && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
     const grain = grainAt(offset);
     const order = this.buddy.orderAt(grain);
@@ -307,7 +380,7 @@ export class Heap {
     const target = this.buddy.allocate(wanted);
     if (target === NONE) return Refusal.outOfMemory;
     if (
-      !this.#zero(target, 0, (1 << wanted) * GRAIN, false) || work > 0 && work > this.#budget[0]!
+      !this.#zero(target, 0, (1 << wanted) * GRAIN, false) || work > 0 && work > this.budget[0]!
     ) {
       this.buddy.free(target);
       return Refusal.overBudget;
@@ -408,12 +481,12 @@ export class Heap {
     const last = pageAt(end - 1);
     let page = this.#nextDirty(pageAt(offset), last);
     for (; page <= last; page = this.#nextDirty(page + 1, last)) {
-      if (this.#budget[0]! <= 0 && length > PAGE) return false;
+      if (this.budget[0]! <= 0 && length > PAGE) return false;
       const from = Math.max(offset, page * PAGE);
       const to = Math.min(end, (page + 1) * PAGE);
       if (owned) this.#undo?.save(from, to - from);
       this.#bulk.zero(from | 0, high(from), (to - from) | 0);
-      this.#budget[0]! -= to - from;
+      this.budget[0]! -= to - from;
       if (to - from === PAGE) {
         this.#dirty[page] = CLEAN;
         this.#cleared[page] = 1;
@@ -457,7 +530,7 @@ export class Heap {
       const to = target * GRAIN + (from - offset);
       this.#markDirty(pageAt(to), pageAt(to + size - 1));
       this.#bulk.move(to | 0, high(to), from | 0, high(from), size | 0);
-      this.#budget[0]! -= size;
+      this.budget[0]! -= size;
     }
   }
 }

@@ -57,10 +57,13 @@ export function memoryBytes(shapes: Readonly<Record<string, Shape>>): number {
   return Math.ceil(Math.max(1, bytesOf(Object.values(shapes))) / WASM_PAGE) * WASM_PAGE;
 }
 
-/** The arrays of some owners, all over one memory that is as large as they need. */
-export function allocate<const S extends Readonly<Record<string, Shape>>>(
-  shapes: S,
-): { readonly [owner in keyof S]: Arrays<S[owner]> } {
+/** Arrays of many owners, and the memory that all of them lie in, for code that takes no arrays. */
+export type Allocated<S> =
+  & { readonly [owner in keyof S]: Arrays<S[owner]> }
+  & { readonly memory: WebAssembly.Memory };
+
+/** The arrays of some owners, none of them called memory, all over one that is as large as they need. */
+export function allocate<const S extends Readonly<Record<string, Shape>>>(shapes: S): Allocated<S> {
   const pages = memoryBytes(shapes) / WASM_PAGE;
   let memory: WebAssembly.Memory;
   try {
@@ -72,7 +75,7 @@ export function allocate<const S extends Readonly<Record<string, Shape>>>(
       { cause },
     );
   }
-  return take(memory.buffer as unknown as SharedArrayBuffer, shapes);
+  return { ...take(memory.buffer as unknown as SharedArrayBuffer, shapes), memory };
 }
 
 /** The arrays of one owner that nobody else looks at. */

@@ -5,15 +5,19 @@
 
 export const ERRNO = {
   EPERM: 1,
+  ENOENT: 2,
+  ENOEXEC: 8,
   EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,
   EFAULT: 14,
   EINVAL: 22,
   ENOSYS: 38,
+  ETIME: 62,
   EREMOTE: 66,
   EMSGSIZE: 90,
   ESTALE: 116,
+  ECANCELED: 125,
 } as const;
 
 /** The names, as POSIX has them. */
@@ -21,15 +25,19 @@ export type ErrnoName = keyof typeof ERRNO;
 
 const ERRNO_TEXT: Readonly<Record<ErrnoName, string>> = {
   EPERM: "the daemon wants proof of the sender's address first",
+  ENOENT: "no procedure of that handle",
+  ENOEXEC: "not a module that may run in the heap",
   EAGAIN: "too much work at once; try again",
   ENOMEM: "out of memory",
   EACCES: "not inside one live allocation",
   EFAULT: "bad address",
   EINVAL: "invalid argument",
   ENOSYS: "not supported by this daemon",
+  ETIME: "out of fuel",
   EREMOTE: "another daemon has that range of addresses",
   EMSGSIZE: "too long for one datagram",
   ESTALE: "the daemon was restarted since",
+  ECANCELED: "the procedure was trapped",
 };
 
 /** The name and the words of an errno; a number that the protocol does not know is shown as it is. */

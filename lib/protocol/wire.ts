@@ -55,10 +55,13 @@ export interface Layout {
   readonly cluster?: readonly Part[];
 }
 
-/** A pointer, a length and a value are one field each; data is as long as the length before it says. */
-export type Part = "pointer" | "length" | "value" | "data";
+/**
+ * A pointer, a handle, a length and a value are one field each; data is as long as the length before it
+ * says.
+ */
+export type Part = "pointer" | "handle" | "length" | "value" | "data";
 
-/** Functions of malloc(3), accesses to memory, and what hello tells. */
+/** Functions of malloc(3), accesses to memory, what hello tells, and procedures. */
 export type MethodName =
   | "malloc"
   | "free"
@@ -68,6 +71,9 @@ export type MethodName =
   | "cas"
   | "add"
   | "hello"
+  | "install"
+  | "call"
+  | "uninstall"
   | "stats";
 
 /** The whole protocol; everything below is derived from this table. */
@@ -87,6 +93,9 @@ export const METHODS: Readonly<Record<MethodName, Layout>> = {
     session: ["value", "value"], // token, share
     cluster: ["value", "value", "value"], // range, fence, ranges
   },
+  install: { opcode: 8, request: ["pointer", "length"], reply: ["handle"] },
+  call: { opcode: 9, request: ["handle", "length", "data"], reply: ["value"] },
+  uninstall: { opcode: 10, request: ["handle"], reply: [] },
   stats: { opcode: 11, request: ["value"], reply: ["data"] }, // STATS_VALUES or STATS_NAMES
 };
 
@@ -139,7 +148,7 @@ for (const { opcode, request, reply, session = [], cluster = [] } of Object.valu
   if (HEAD[opcode] !== 0) throw new Error(`Cannot derive the protocol: two methods are ${opcode}`);
   let at = FIELD;
   for (const part of request) {
-    if (part === "pointer") POINTER_AT[opcode] = at;
+    if (part === "pointer" || part === "handle") POINTER_AT[opcode] = at;
     if (part === "length") LENGTH_AT[opcode] = at;
     if (part === "data") CARRIES_DATA[opcode] = 1;
     else at += FIELD;
@@ -172,7 +181,10 @@ export class Request {
   status = 0;
   /** Tells replies apart; chosen by the client. */
   tag = 0;
-  /** Doubles: from 2^53 on they are rounded, and beyond every bound that they are checked against. */
+  /**
+   * A pointer, or a handle. Doubles: from 2^53 on they are rounded, and beyond every bound that they are
+   * checked against.
+   */
   pointer = 0;
   /** Of what is allocated or accessed, in bytes. */
   length = 0;

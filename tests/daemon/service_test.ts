@@ -232,8 +232,8 @@ const CASES: Case[] = [
   },
   {
     what: "an unknown opcode with unknown flags",
-    request: word(7, 8, { flags: 0x7f, status: 0xffff }),
-    reply: word(7, 8, { flags: 0xff, status: ENOSYS }) + fields(0),
+    request: word(7, 99, { flags: 0x7f, status: 0xffff }),
+    reply: word(7, 99, { flags: 0xff, status: ENOSYS }) + fields(0),
     counts: { "refused.unknownMethod": 1 },
   },
   {
@@ -466,7 +466,7 @@ Deno.test("serve() takes the same tag of another sender, or after a minute, for 
 Deno.test("serve() does not remember what it could not decode", () => {
   const box = new Box();
   assertEquals(box.ask(word(7, MALLOC) + "00"), head(7, MALLOC, EINVAL, 0));
-  assertEquals(box.ask(word(7, 9)), head(7, 9, ENOSYS, 0));
+  assertEquals(box.ask(word(7, 99)), head(7, 99, ENOSYS, 0));
   assertEquals(
     box.ask(word(7, MALLOC, { status: 1 }) + fields(16)),
     head(7, MALLOC, EINVAL, 0),

@@ -10,10 +10,15 @@ const ROOT = new URL("../..", import.meta.url);
 /** A datagram, what is to be found in it, and what in the reply, if there is one. */
 type Step = [request: string, found: string, foundInReply?: string];
 
-const P = 0xc420000000;
-const POINTER = "pointer=0x000000c420000000";
+const P = 0xc420010000; // after what is reserved for procedures
+const POINTER = "pointer=0x000000c420010000";
 /** What a read may give, although it is no reply. */
 const LIKE_A_REPLY = head(99, 1, 0, 0);
+
+/** Its run returns the length of its arguments. */
+const MODULE = "0061736d01000000" + "01070160027f7f017f" + "03020100" + "07070103" + "72756e0000" +
+  "0a0601040020010b";
+const HANDLE = "0001a2540202ee00";
 
 const SESSION: Step[] = [
   [fields(0, 5), "opcode=0 method=malloc length=5", `method=malloc ${POINTER}`],
@@ -53,7 +58,7 @@ const SESSION: Step[] = [
   [
     word(2, 3) + fields(P, 8) + fields(9) + word(3, 6) + fields(P, -1) + word(4, 1) + fields(P + 1),
     `tag=2,3,4 status=0,0,0 flags=0x01,0x01,0x01 opcode=3,6,1 method=write,add,free \
-pointer=0x000000c420000000,0x000000c420000000,0x000000c420000001 length=8 \
+pointer=0x000000c420010000,0x000000c420010000,0x000000c420010001 length=8 \
 data=0000000000000009 delta=-1`,
     "tag=2,3,4 status=0,0,22 flags=0x81,0x81,0x81 opcode=3,6,1 method=write,add,free \
 body_length=0,8,0 old=9 expert=EINVAL",
@@ -66,7 +71,7 @@ body_length=0,8,0 old=9 expert=EINVAL",
   [
     word(6, 4) + fields(P, 100) + word(7, 2) + fields(P, 8),
     "tag=6,7 status=0,0 flags=0x01,0x01 opcode=4,2 method=realloc,read \
-pointer=0x000000c420000000,0x000000c420000000 length=100,8",
+pointer=0x000000c420010000,0x000000c420010000 length=100,8",
     `tag=6,7 status=0,0 flags=0x81,0x81 opcode=4,2 method=realloc,read body_length=8,8 ${POINTER} \
 data=0000000000000007`,
   ],
@@ -76,9 +81,9 @@ data=0000000000000007`,
     "tag=8 status=22 flags=0x81 opcode=2 method=read body_length=0 expert=EINVAL",
   ],
   [
-    word(9, 8),
-    "tag=9 status=0 flags=0x01 opcode=8 expert=Unknown opcode",
-    "tag=9 status=38 flags=0x81 opcode=8 body_length=0 expert=ENOSYS",
+    word(9, 99),
+    "tag=9 status=0 flags=0x01 opcode=99 expert=Unknown opcode",
+    "tag=9 status=38 flags=0x81 opcode=99 body_length=0 expert=ENOSYS",
   ],
   [
     word(10, 7),
@@ -94,9 +99,30 @@ pointer=0x0000000000000000 epoch=? token=?",
 base=0x000000c420000000 size=1048576 largest=65507 version=2 token=? share=1024",
   ],
   [
-    word(13, 11) + fields(2),
-    "tag=13 status=0 flags=0x01 opcode=11 method=stats what=2",
-    "tag=13 status=22 flags=0x81 opcode=11 method=stats body_length=0 expert=EINVAL",
+    word(13, 3) + fields(P, 38) + MODULE + word(14, 8) + fields(P, 38),
+    `tag=13,14 status=0,0 flags=0x01,0x01 opcode=3,8 method=write,install \
+pointer=0x000000c420010000,0x000000c420010000 length=38,38 data=${MODULE}`,
+    `tag=13,14 status=0,0 flags=0x81,0x81 opcode=3,8 method=write,install body_length=0,8 \
+handle=0x${HANDLE}`,
+  ],
+  [
+    word(15, 8) + fields(P, 8),
+    `tag=15 status=0 flags=0x01 opcode=8 method=install ${POINTER} length=8`,
+    "tag=15 status=8 flags=0x81 opcode=8 method=install body_length=39 \
+reason=it has no code, at byte 8 of the module \
+expert=ENOEXEC it has no code, at byte 8 of the module",
+  ],
+  [
+    word(16, 9) + `${HANDLE}${fields(2)}0102` + word(17, 10) + HANDLE + word(18, 9) + fields(1, 0),
+    `tag=16,17,18 status=0,0,0 flags=0x01,0x01,0x01 opcode=9,10,9 method=call,uninstall,call \
+length=2,0 data=0102 handle=0x${HANDLE},0x${HANDLE},0x0000000000000001`,
+    "tag=16,17,18 status=0,0,2 flags=0x81,0x81,0x81 opcode=9,10,9 method=call,uninstall,call \
+body_length=8,0,0 result=2 expert=ENOENT",
+  ],
+  [
+    word(19, 11) + fields(2),
+    "tag=19 status=0 flags=0x01 opcode=11 method=stats what=2",
+    "tag=19 status=22 flags=0x81 opcode=11 method=stats body_length=0 expert=EINVAL",
   ],
 ];
 
@@ -105,7 +131,7 @@ const DATAGRAMS = SESSION.flat().length - SESSION.length;
 const NAMES = [
   ...["tag", "status", "flags", "opcode", "method", "body_length", "pointer", "length", "data"],
   ...["expected", "desired", "delta", "old", "epoch", "base", "size", "largest", "version"],
-  ...["token", "share", "what"],
+  ...["token", "share", "what", "handle", "result", "reason"],
   ...["repeat_of", "expert", "reply_in", "request_in", "time"],
 ];
 
@@ -175,14 +201,17 @@ async function dissect(file: string, port: number, client: number): Promise<Map<
 /** What the statistics should say of the session: by method, requests, replies, refused and repeats. */
 const COUNTS = [
   "add 1 1 0 0",
+  "call 2 2 1 0",
   "cas 1 1 0 0",
   "free 3 2 1 0",
   "hello 2 2 0 0",
+  "install 2 2 1 0",
   "malloc 4 4 1 1",
   "read 5 5 2 0",
   "realloc 1 1 0 0",
   "stats 1 1 1 0",
-  "write 3 1 0 0",
+  "uninstall 1 1 0 0",
+  "write 4 2 0 0",
 ];
 
 /** The rows of the statistics tap, without the times, of which there must be one for each reply. */
@@ -225,7 +254,7 @@ Deno.test({
   ignore: missing !== "",
   async fn() {
     const file = await Deno.makeTempFile({ suffix: ".pcapng" });
-    const engine = await serveDatagram(newOptions({ memory: 1024 * 1024 }));
+    const engine = await serveDatagram(newOptions({ memory: 1024 * 1024, fuel: 1000 }));
     const { hostname, port } = engine.address;
     const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
     const client = (socket.addr as Deno.NetAddr).port;

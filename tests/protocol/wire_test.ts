@@ -41,6 +41,8 @@ interface Example {
   strict: boolean;
   /** Whether the daemon is part of a cluster. */
   cluster: boolean;
+  /** Whether the daemon has procedures. */
+  procedures: boolean;
   /** Whether it comes from another host, which has not proven its address. */
   unproven: boolean;
   /** The requests that the codec can make: all but the malformed ones. */
@@ -59,32 +61,44 @@ const TAGGED = EXAMPLES.filter(({ request, reply }) =>
 );
 
 function parseExamples(markdown: string): Example[] {
-  return [...markdown.matchAll(/^```hex(?: (strict|unproven|cluster))?\n([^]*?)^```/gm)].map(
-    ([, mark, text]) => {
-      const lines = text!.trimEnd().split("\n");
-      const words = lines.filter((line) => !/^[<>]/.test(line));
-      const calls = words.filter((line) => !line.startsWith("malformed: "));
-      const bytes = (mark: string) =>
-        lines.filter((line) => line.startsWith(mark))
-          .map((line) => line.slice(2).split("  ")[0]!.replaceAll(" ", ""))
-          .map((part) => part === "..." ? "(..)*" : part)
-          .join("");
-      return {
-        title: words.join("; "),
-        strict: mark === "strict",
-        cluster: mark === "cluster",
-        unproven: mark === "unproven",
-        calls: calls.map(parseCall),
-        malformed: calls.length < words.length,
-        request: Uint8Array.fromHex(bytes(">")),
-        reply: lines.includes("< (no reply)")
-          ? undefined
-          : lines.includes("< (an empty datagram)")
-          ? ""
-          : bytes("<"),
-      };
-    },
-  );
+  return [...markdown.matchAll(/^```hex(?: (strict|unproven|cluster|procedures))?\n([^]*?)^```/gm)]
+    .map(
+      ([, mark, text]) => {
+        const lines = text!.trimEnd().split("\n");
+        const words = lines.filter((line) => !/^[<>]/.test(line));
+        const calls = words.filter((line) => !line.startsWith("malformed: "));
+        const bytes = (mark: string) =>
+          lines.filter((line) => line.startsWith(mark))
+            .map((line) => line.slice(2).split("  ")[0]!.replaceAll(" ", ""))
+            .map((part) => part === "..." ? "(..)*" : part)
+            .join("");
+        return {
+          title: words.join("; "),
+          strict: mark === "strict",
+          cluster: mark === "cluster",
+          procedures: mark === "procedures",
+          unproven: mark === "unproven",
+          calls: calls.map(parseCall),
+          malformed: calls.length < words.length,
+          request: Uint8Array.fromHex(bytes(">")),
+          reply: lines.includes("< (no reply)")
+            ? undefined
+            : lines.includes("< (an empty datagram)")
+            ? ""
+            : bytes("<"),
+        };
+      },
+    );
+}
+
+/** The module that the examples of procedures use. */
+const MODULE = Uint8Array.fromHex(
+  /^```wasm\n([^]*?)^```/m.exec(protocol)![1]!.split("\n")
+    .map((line) => line.split("  ")[0]!.replaceAll(" ", "")).join(""),
+);
+
+function lengthOf(data: Uint8Array): string {
+  return data.length.toString(16).padStart(2 * FIELD, "0");
 }
 
 /** `#7 write(0xc420000000, 5, "hello") = ok`: tag, method, fields, data, result. */
@@ -185,6 +199,8 @@ Deno.test("decodeRequest() finds what every example asks", () => {
       assertEquals(found.fields, at + head, line);
       const values = fields.map((_, i) => {
         const part = METHODS[method].request[i]!;
+        if (part === "handle") return found.pointer;
+        // The only values are those of cas and add, after the pointer.
         return part === "pointer" || part === "length"
           ? found[part]
           : Number(view.getBigUint64(found.fields + FIELD * i));
@@ -225,7 +241,11 @@ Deno.test("decodeReply() finds what every tagged reply says", () => {
       const told = result === "EREMOTE"
         ? "00".repeat(10) + "ffffc0000207" + "0".repeat(12) + "1f91"
         : "";
-      if (result !== undefined) assertEquals(body, resultHex(result) + told, line);
+      // And of a module that is refused, why.
+      const isText = result === "ENOEXEC";
+      if (isText) {
+        assert(Uint8Array.fromHex(body).every((byte) => byte >= 0x20 && byte < 0x7f), line);
+      } else if (result !== undefined) assertEquals(body, resultHex(result) + told, line);
       at += reply.size;
     }
     if (example.malformed) { // the last request was, whatever came before
@@ -257,9 +277,15 @@ Deno.test("serve() answers the examples of docs/protocol.md, in order, as they s
     plain: new Box({ size }),
     strict: new Box({ size, strict: true }),
     cluster: new Box({ size, membership }),
+    procedures: new Box({ size: 1024 * 1024, fuel: 1000 }),
   };
-  for (const { title, strict, cluster, unproven, calls, request, reply } of EXAMPLES) {
-    const daemon = daemons[strict ? "strict" : cluster ? "cluster" : "plain"];
+  const pointer = daemons.procedures.ask("00".repeat(FIELD) + lengthOf(MODULE))!;
+  assertEquals(pointer, "000000c420010000");
+  daemons.procedures.ask(`${"00".repeat(7)}03${pointer}${lengthOf(MODULE)}${MODULE.toHex()}`);
+  for (const { title, strict, cluster, procedures, unproven, calls, request, reply } of EXAMPLES) {
+    const daemon = daemons[
+      strict ? "strict" : cluster ? "cluster" : procedures ? "procedures" : "plain"
+    ];
     daemon.from(unproven ? "192.0.2.1" : "127.0.0.1", 40000);
     const answer = daemon.ask(request.toHex());
     const matches = answer !== undefined && reply !== undefined &&

@@ -300,8 +300,10 @@ export class TaggedExchange implements Exchange {
       }
       this.#settle(call, () => {
         if (status === ERRNO.ESTALE) call.reject(new StaleEpochError(describe(call)));
-        else if (status !== 0) call.reject(RefusedError.fromErrno(describe(call), status));
-        else if (body.length === call.bodyLength || call.anyLength || tellsToken) {
+        else if (status !== 0) {
+          const reason = status === ERRNO.ENOEXEC ? new TextDecoder().decode(body) : "";
+          call.reject(RefusedError.fromErrno(describe(call), status, reason));
+        } else if (body.length === call.bodyLength || call.anyLength || tellsToken) {
           call.resolve(body);
         } else call.reject(new RefusedError(describe(call), undefined, "reply of a wrong length"));
       });
