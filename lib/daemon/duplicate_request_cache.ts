@@ -391,8 +391,8 @@ export class DuplicateRequestCache {
 
   /** Notes all of an entry, which is about to be another's. */
   #noteEntry(undo: Undo, entry: number): void {
-    for (let i = 0; i < ENTRY_WORDS; i++) undo.note(this.#words, entry * ENTRY_WORDS + i);
-    for (let i = 0; i < LINK_WORDS; i++) undo.note(this.#links, entry * LINK_WORDS + i);
+    undo.noteAll(this.#words, entry * ENTRY_WORDS, ENTRY_WORDS);
+    undo.noteAll(this.#links, entry * LINK_WORDS, LINK_WORDS);
   }
 
   /** Every store of what is no entry goes through here, so that it can be undone. */

@@ -87,6 +87,8 @@ export interface HeapPlace {
   readonly heapAt: number;
   readonly saved: number;
   readonly savedAt: number;
+  /** Whether room that nobody uses goes back to the file system: it is not reserved. */
+  readonly sparse: boolean;
 }
 
 export interface HeapFileOptions {
@@ -118,16 +120,27 @@ export class HeapFile {
   readonly path: string;
   readonly state: State;
   readonly #file: File;
+  readonly #sparse: boolean;
   #header: Header;
   /** Whether there was nothing in it, or no file at all. */
   readonly #was: Was;
 
-  private constructor(path: string, file: File, header: Header, state: State, was: Was) {
+  private constructor(
+    { path, file, header, state, was, sparse }: {
+      path: string;
+      file: File;
+      header: Header;
+      state: State;
+      was: Was;
+      sparse: boolean;
+    },
+  ) {
     this.path = path;
     this.#file = file;
     this.#header = header;
     this.state = state;
     this.#was = was;
+    this.#sparse = sparse;
   }
 
   /**
@@ -160,7 +173,7 @@ export class HeapFile {
       if (header.condition === Condition.clean && digest(file, header, state) !== header.digest) {
         throw damaged(path, "what it knows about the heap has changed since it was closed");
       }
-      return new HeapFile(path, file, header, state, was);
+      return new HeapFile({ path, file, header, state, was, sparse });
     } catch (error) {
       discard(path, file, was);
       throw error;
@@ -176,6 +189,7 @@ export class HeapFile {
       heapAt: at,
       saved: Number(saved),
       savedAt: Number(savedAt),
+      sparse: this.#sparse,
     };
   }
 
@@ -502,16 +516,10 @@ function grow(
     }
     grain = old.next(grain);
   }
-  for (const owner of ["service", "tokens", "cache"] as const) {
+  for (const owner of ["service", "tokens", "heap", "cache", "quota"] as const) {
     for (const [name, array] of Object.entries(former[owner])) {
-      (state[owner] as Record<string, typeof array>)[name]!.set(array);
+      (state[owner] as Record<string, typeof array>)[name]!.set(array); // what is new comes after it
     }
-  }
-  state.heap.dirty.set(former.heap.dirty);
-  state.heap.dirtyPages.set(former.heap.dirtyPages);
-  state.quota.owner.set(former.quota.owner);
-  for (const name of ["figures", "secrets", "held"] as const) {
-    state.quota[name].set(former.quota[name]);
   }
   grown.digest = digest(file, grown, state);
   file.sync();

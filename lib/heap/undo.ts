@@ -68,6 +68,18 @@ export class Undo {
     this.#append((array.byteOffset >>> 2) + index, array[index]!);
   }
 
+  /** The same for `count` elements from `index` on. */
+  noteAll(array: Int32Array, index: number, count: number): void {
+    const notes = this.#log[COUNT]!;
+    if (notes + count > MAX_NOTES) throw new Error("The undo log has no room for words");
+    let at = HEAD_WORDS + NOTE_WORDS * notes;
+    for (let i = index; i < index + count; i++) {
+      this.#log[at++] = (array.byteOffset >>> 2) + i;
+      this.#log[at++] = array[i]!;
+    }
+    this.#log[COUNT] = notes + count;
+  }
+
   /** The same for a shorter element: of the word that it is part of. */
   noteHalf(array: Uint16Array, index: number): void {
     const at = (array.byteOffset >>> 2) + (index >>> 1);

@@ -3,6 +3,7 @@
 import type { Libc } from "./libc.ts";
 
 const MADV_DONTNEED = 4;
+const MADV_REMOVE = 9;
 const MADV_HUGEPAGE = 14;
 
 /** Keeps the memory alive, so that its address stays its own. */
@@ -23,6 +24,11 @@ export class Mapping {
    */
   release(offset: number, length: number): boolean {
     return this.#advise(offset, length, MADV_DONTNEED);
+  }
+
+  /** The same of what is a file's: the file system has the room back, too. False where it knows no holes. */
+  punch(offset: number, length: number): boolean {
+    return this.#advise(offset, length, MADV_REMOVE);
   }
 
   /** Has the kernel use pages of 2 MiB where it can; false if it knows none. */

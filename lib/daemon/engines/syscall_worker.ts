@@ -110,11 +110,13 @@ class Loop {
       if (options.hugePages && !mapping.preferHugePages()) {
         throw new Unavailable("Cannot have pages of 2 MiB for the heap: the kernel knows none");
       }
-      return (first: number, count: number) => mapping.release(first * PAGE, count * PAGE);
+      return options.heapPlace === undefined
+        ? (first: number, count: number) => mapping.release(first * PAGE, count * PAGE)
+        : (first: number, count: number) => mapping.punch(first * PAGE, count * PAGE);
     };
     this.#service = newService(options, this.#arena.memory, port, {
-      // The room of a file is reserved: a page that was given back might not be had again.
-      ...(options.heapPlace === undefined && { release }),
+      // Where the room of a file is reserved, a page that was given back might not be had again.
+      ...(options.heapPlace?.sparse !== false && { release }),
     });
     this.#outgoing = new Outgoing(this.#libc, this.#arena, OUTGOING, segments, clock);
   }
