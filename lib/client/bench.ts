@@ -5,7 +5,7 @@ import type { BENCH_FLAGS } from "./commands/bench.ts";
 import { Unavailable } from "../system/libc.ts";
 import { DenoWire } from "./load/deno_wire.ts";
 import { LibcWire } from "./load/libc_wire.ts";
-import { problemOf, type Workload } from "./load/workload.ts";
+import { lossOf, problemOf, type Workload } from "./load/workload.ts";
 import { type Report, runLoad } from "./load/run.ts";
 import { type Wire, WireError } from "./load/wire.ts";
 import { parseServer, resolve } from "./transport.ts";
@@ -37,6 +37,9 @@ export async function bench(
     const report = await runLoad(workload, flags.seconds, { remote, wire, terminal });
     terminal.write(json ? JSON.stringify(report) + "\n" : describe(report));
     if (report.shortfall !== undefined) terminal.say(`mallocd-client: bench: ${report.shortfall}`);
+    if (report.lost > 0) {
+      terminal.say(`mallocd-client: bench: ${report.lost} were lost: ${lossOf(workload)}`);
+    }
     return report.lost === 0 && report.wrong === 0;
   } finally {
     await wire.close();

@@ -168,7 +168,8 @@ const ALLOCATING: readonly CommandName[] = ["malloc", "calloc", "realloc"];
 
 /**
  * Throws OutputError if standard output was closed by whoever started the program (`>&-`). The runtime has
- * put /dev/null in its place, open for reading, too, which is how it shows.
+ * put /dev/null in its place, open for reading, too, which is how it shows. A /dev/null that somebody else
+ * has opened so cannot be told from it, by nothing that /proc shows.
  */
 function mustHaveOutput(): void {
   if (Deno.build.os !== "linux" || Deno.stdout.isTerminal()) return;
@@ -179,7 +180,9 @@ function mustHaveOutput(): void {
   } catch {
     return; // without /proc it cannot be known
   }
-  throw new OutputError("standard output is closed");
+  throw new OutputError(
+    "standard output is closed, or /dev/null open for reading, too: >/dev/null will do",
+  );
 }
 
 /** What goes together with a quic:// server, and what does not. */

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Histogram } from "../../lib/client/load/histogram.ts";
 import { latencyOf, runLoad, shortfallOf } from "../../lib/client/load/run.ts";
 import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
@@ -12,6 +12,7 @@ import { LibcWire } from "../../lib/client/load/libc_wire.ts";
 import { Load } from "../../lib/client/load/load.ts";
 import type { Wire } from "../../lib/client/load/wire.ts";
 import {
+  lossOf,
   parseMix,
   parseSizes,
   pickLength,
@@ -131,7 +132,24 @@ Deno.test("parseSizes() takes a size, a range, and a logarithmic range", () => {
   assertEquals(parseSizes("64"), { min: 64, max: 64, log: false });
   assertEquals(parseSizes("16-1024"), { min: 16, max: 1024, log: false });
   assertEquals(parseSizes("log:16-1024"), { min: 16, max: 1024, log: true });
-  for (const text of ["", "0", "-1", "16-", "1024-16", "log:16", "lin:1-2", "1-2-3", "1e3"]) {
+  assertEquals(parseSizes("1KiB"), { min: 1024, max: 1024, log: false });
+  assertEquals(parseSizes("log:64-1.5KiB"), { min: 64, max: 1536, log: true });
+  for (
+    const text of [
+      "",
+      "0",
+      "-1",
+      "16-",
+      "1024-16",
+      "1KiB-64",
+      "1XiB",
+      "0.5",
+      "log:16",
+      "lin:1-2",
+      "1-2-3",
+      "1e3",
+    ]
+  ) {
     assertEquals(parseSizes(text), undefined, text);
   }
 });
@@ -159,6 +177,23 @@ Deno.test("problemOf() finds loads that cannot be", () => {
     { sizes: { min: 1, max: MAX_DATAGRAM, log: false } },
   ];
   for (const change of impossible) assert(problemOf({ ...MIXED, ...change }) !== undefined);
+});
+
+Deno.test("problemOf() names the size that would fit, which does", () => {
+  for (const perDatagram of [1, 2, 64, 1000, 2000]) {
+    const of = (max: number) =>
+      problemOf({ ...MIXED, perDatagram, sizes: { min: 1, max, log: false } });
+    const most = Number(/with --size (\d+)/.exec(of(MAX_DATAGRAM)!)![1]);
+    assertEquals(of(most), undefined, `${perDatagram}`);
+    assert(of(most + 1) !== undefined, `${perDatagram}`);
+  }
+  assertMatch(problemOf({ ...MIXED, perDatagram: 2048 })!, /use fewer$/);
+});
+
+Deno.test("lossOf() names the limit that was hit: a socket's buffer, or the time", () => {
+  assertMatch(lossOf(READS), /it took longer than --timeout 1s$/);
+  const large = { ...READS, inFlight: 64, sizes: { min: 1, max: 60_000, log: false } };
+  assertMatch(lossOf(large), /^up to 3800KiB were in flight at a time, .* use fewer --in-flight/);
 });
 
 for (const protocol of ["tagged", "classic"] as const) {
@@ -385,6 +420,26 @@ Deno.test("an open loop counts what it could not even send as unsent, not as los
   // These have waited as well: the first of them, due at 4, for 95 ms.
   assertEquals(bench.histogram.total, unsent);
   assert(latencyOf(bench.histogram).max >= 94_900);
+});
+
+Deno.test("an open loop that is cancelled sends no more of what is due, and loses nothing for it", () => {
+  const bench = new Bench({ ...READS, rate: 1_000_000 });
+  for (let ms = 0; ms < 100; ms++) {
+    bench.load.now = ms;
+    bench.send();
+    bench.receive();
+  }
+  bench.load.stop();
+  bench.send();
+  assert(!bench.load.isOver);
+  bench.load.cancel();
+  bench.receive();
+  assertEquals(bench.send(), 0);
+  assert(bench.load.isOver);
+  bench.load.abandon();
+  const { lost, unsent, requests } = bench.load;
+  // Of the millisecond at the end the first request is due, too.
+  assertEquals([lost, requests + unsent], [0, 99_001]);
 });
 
 Deno.test("an open loop counts what it sent late because no more might be in flight", () => {

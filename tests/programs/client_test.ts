@@ -59,11 +59,18 @@ Deno.test("mallocd-client warns of a misspelt variable, and names the nearest on
 
 Deno.test("mallocd-client does not allocate when standard output is closed", async () => {
   await using daemon = await Mallocd.start();
+  const message =
+    "standard output is closed, or /dev/null open for reading, too: >/dev/null will do";
   for (const command of ["malloc 10", "calloc 1 10", "realloc 0 10"]) {
-    const outcome = await run("sh", ["-c", `mallocd-client ${command} >&-`], { env: daemon.env });
-    assertEquals(outcome, failed("standard output is closed"), command);
+    for (const output of [">&-", "1<>/dev/null"]) {
+      const line = `mallocd-client ${command} ${output}`;
+      assertEquals(await run("sh", ["-c", line], { env: daemon.env }), failed(message), line);
+    }
   }
   assertEquals(await daemon.client("malloc 10"), done(`${FIRST}\n`));
+  const line = "mallocd-client malloc 10 >/dev/null && mallocd-client ping --count 1 1<>/dev/null";
+  assertEquals(await run("sh", ["-c", line], { env: daemon.env }), done());
+  assertEquals(await daemon.client("malloc 10"), done(`${FIRST + 32}\n`));
 });
 
 Deno.test("mallocd-client --pipe answers each line of input by a line, in order", async () => {
@@ -440,7 +447,7 @@ Deno.test("mallocd-client looks at the variables of options that the command tak
   assertMatch((await daemon.client("ping", { env })).stdout, /^1 sent, 1 received/m);
   assertEquals(
     await daemon.client("bench", { env }),
-    misused('MALLOCD_SIZE cannot be "bogus"', "use bytes, as 64, 16-1024 or log:16-1024"),
+    misused('MALLOCD_SIZE cannot be "bogus"', "use bytes, as 64, 1KiB, 16-1024 or log:16-1KiB"),
   );
 });
 
@@ -454,6 +461,22 @@ Deno.test("mallocd-client bench says what to do when there are more clients than
     "use fewer --clients, or raise the limit, ulimit -n",
   );
   assert(stderr.endsWith(expected), stderr);
+});
+
+Deno.test("mallocd-client bench names the limit that it hit", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB"]);
+  const full = await daemon.client("bench --seconds 0.1s --clients 100 --size 1KiB");
+  assertEquals([full.code, full.stdout], [1, ""]);
+  const memory =
+    "bench: malloc(1024): out of memory: it takes 3200 blocks, 32 for each of --clients";
+  assertStringIncludes(full.stderr, `${memory}: use fewer, or a smaller --size\n`);
+  // A rate that no daemon reaches is said to be missed, and costs no request.
+  const { code, stdout, stderr } = await daemon.client(
+    "--timeout 2s --json bench --seconds 0.2s --rate 10000000 --size 1KiB",
+  );
+  assertStringIncludes(stderr, "bench: the rate of 10000000 a second was not reached");
+  const { lost, unsent } = JSON.parse(stdout);
+  assertEquals([code, lost, unsent > 1_000_000], [0, 0, true]);
 });
 
 Deno.test("mallocd-client ping counts what is lost, exit code 1 if that is all", async () => {

@@ -16,7 +16,7 @@ function mixed(placeholder: string, standard: string, help: string): Flag<Mix> {
 function sizes(placeholder: string, standard: string, help: string): Flag<Sizes> {
   const parse = (value: string) => {
     const range = parseSizes(value);
-    if (range === undefined) throw "bytes, as 64, 16-1024 or log:16-1024";
+    if (range === undefined) throw "bytes, as 64, 1KiB, 16-1024 or log:16-1KiB";
     return range;
   };
   return { placeholder, default: standard, help, parse };
@@ -27,7 +27,7 @@ export const BENCH_FLAGS = {
   "in-flight": count("N", 32, [1, 65536], "datagrams that each may have in flight"),
   "per-datagram": count("N", 1, [1, 2048], "requests in each datagram"),
   mix: mixed("METHOD=N,...", "read=70,write=20,malloc=5,free=5", "how often each method is used"),
-  size: sizes("BYTES", "64", "size of blocks: 64, or 16-1024, or log:16-1024"),
+  size: sizes("BYTES", "64", "size of blocks: 64, or 16-1KiB, or log:16-1KiB"),
   seconds: duration("TIME", "5s", 3_600_000, "how long to measure"),
   rate: optional(
     count("N", 1, [1, 100_000_000], "requests a second, due at fixed times; not on each reply"),

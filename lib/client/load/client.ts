@@ -241,6 +241,10 @@ export class Client {
       if (this.#deadline[slot] !== Infinity) this.#lose(slot);
     }
     this.#queued = 0;
+    this.cancel();
+  }
+
+  cancel(): void {
     // They have waited at least until now: to leave them out would make the latencies look better.
     for (; this.#due <= this.#ledger.end; this.#sent++, this.#schedule()) {
       this.#ledger.unsent += this.#perDatagram;

@@ -52,6 +52,11 @@ export class Load extends Ledger {
     for (const client of this.clients) client.expire();
   }
 
+  /** Counts what is due, after `stop`, as unsent: nothing more is sent. */
+  cancel(): void {
+    for (const client of this.clients) client.cancel();
+  }
+
   /** Counts what is not answered as lost, and what is due as unsent: this is the end. */
   abandon(): void {
     for (const client of this.clients) client.abandon();

@@ -1,7 +1,7 @@
 /** One run of the load generator, from the blocks that its clients need to a report. */
 
 import { type MethodName, METHODS } from "../../protocol/wire.ts";
-import type { Remote } from "../remote.ts";
+import { RefusedError, type Remote } from "../remote.ts";
 import { BLOCKS, type Client } from "./client.ts";
 import { blockOf } from "./contents.ts";
 import { Histogram } from "./histogram.ts";
@@ -97,11 +97,9 @@ async function measure(
   };
 
   load.stop();
-  const deadline = load.now + load.workload.timeout;
-  while (!load.isOver && load.now < deadline) {
-    await wire.run(load, load.now + 1);
-    load.expire();
-  }
+  await settle(load, wire);
+  load.cancel(); // after a rate that was too high there would be no end of what is due
+  await settle(load, wire);
   load.abandon();
   const { lost, wrong, refused, unsent } = load;
   const shortfall = shortfallOf(load, counts.requestsPerSecond);
@@ -112,6 +110,15 @@ async function measure(
     ...(shortfall === undefined ? {} : { shortfall }),
     latency: latencyOf(histogram),
   };
+}
+
+/** Goes on until all is over, for as long as a reply may take. */
+async function settle(load: Load, wire: Wire): Promise<void> {
+  const deadline = load.now + load.workload.timeout;
+  while (!load.isOver && load.now < deadline) {
+    await wire.run(load, load.now + 1);
+    load.expire();
+  }
 }
 
 /** A rate that is missed by less was missed by chance: the first and the last requests are few. */
@@ -139,7 +146,15 @@ async function giveBlocks(remote: Remote, clients: readonly Client[]): Promise<v
     clients.flatMap((client) => Array.from({ length: BLOCKS }, () => giveBlock(client))),
   );
   const failed = given.find((outcome) => outcome.status === "rejected");
-  if (failed !== undefined) throw failed.reason;
+  if (failed === undefined) return;
+  const { reason } = failed;
+  if (!(reason instanceof RefusedError) || reason.errno !== "ENOMEM") throw reason;
+  const blocks = `${BLOCKS * clients.length} blocks, ${BLOCKS} for each of --clients`;
+  throw new RefusedError(
+    `bench: ${reason.asked}`,
+    reason.errno,
+    `out of memory: it takes ${blocks}: use fewer, or a smaller --size`,
+  );
 }
 
 function methodsOf({ done }: Load): Report["methods"] {

@@ -1,5 +1,6 @@
 /** What the load generator is to send: which methods, how often each, and blocks of which sizes. */
 
+import { formatSize, parseSize } from "../../cli/sizes.ts";
 import { FIELD, MAX_DATAGRAM, METHODS } from "../../protocol/wire.ts";
 
 const MIXED = ["read", "write", "malloc", "free", "realloc", "cas", "add"] as const;
@@ -40,13 +41,13 @@ export interface Sizes {
   readonly log: boolean;
 }
 
-/** The sizes of `64`, `16-1024` or `log:16-1024`; undefined if the text is none. */
+/** The sizes of `64`, `16-1024`, `64-1KiB` or `log:16-1024`; undefined if the text is none. */
 export function parseSizes(text: string): Sizes | undefined {
-  const match = /^(?:(log:)?(\d+)-)?(\d+)$/.exec(text);
-  if (match === null) return undefined;
-  const max = Number(match[3]);
-  const min = match[2] === undefined ? max : Number(match[2]);
-  return min >= 1 && min <= max ? { min, max, log: match[1] !== undefined } : undefined;
+  const match = /^(?:(log:)?([^-]+)-)?([^-]+)$/.exec(text);
+  const max = parseSize(match?.[3] ?? "");
+  const min = match?.[2] === undefined ? max : parseSize(match[2]);
+  if (min === undefined || max === undefined || min < 1 || min > max) return undefined;
+  return { min, max, log: match?.[1] !== undefined };
 }
 
 /** The length that a number from 0 to 1, without 1, falls on. */
@@ -82,8 +83,31 @@ export function problemOf({ protocol, perDatagram, mix, sizes }: Workload): stri
   if (protocol === "classic" && mix.realloc + mix.cas + mix.add > 0) {
     return "the classic protocol has no realloc, cas and add: leave them out of --mix";
   }
-  if (perDatagram * (3 * FIELD + Math.max(sizes.max, FIELD)) > MAX_DATAGRAM) {
-    return `${perDatagram} writes of ${sizes.max} bytes are more than a datagram can carry`;
+  const most = Math.floor(MAX_DATAGRAM / perDatagram) - 3 * FIELD;
+  if (most < Math.max(sizes.max, FIELD)) {
+    const remedy = most < FIELD ? "use fewer" : `with --size ${most} they would fit`;
+    return `--per-datagram ${perDatagram} writes of ${sizes.max} bytes are more than a datagram can carry: ${remedy}`;
   }
   return undefined;
+}
+
+/** What Linux gives a socket for what it has not received yet, unless it is told otherwise. */
+const BUFFER = 208 * 1024;
+/** What it counts a datagram as, beside its own bytes, at least. */
+const BOOKKEEPING = 768;
+
+/** Why datagrams may have been lost, and what to do about it. */
+export function lossOf({ clients, inFlight, perDatagram, sizes, timeout }: Workload): string {
+  const bytes = clients * inFlight * (perDatagram * (3 * FIELD + sizes.max) + BOOKKEEPING);
+  return bytes > BUFFER
+    ? `up to ${
+      formatSize(toKiB(bytes))
+    } were in flight at a time, and a socket's receive buffer may hold ` +
+      `no more than ${formatSize(BUFFER)}: use fewer --in-flight or --clients, or a smaller --size`
+    : `the network or the daemon lost them, or it took longer than --timeout ${timeout / 1000}s`;
+}
+
+/** Whole KiB, for nobody wants to read more digits. */
+function toKiB(bytes: number): number {
+  return Math.ceil(bytes / 1024) * 1024;
 }
