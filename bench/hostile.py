@@ -7,6 +7,7 @@ again and again; a classic client, whose network is allowed, reads. Both do it u
 
 import itertools
 import json
+import random
 import re
 import socket
 import struct
@@ -34,7 +35,8 @@ class Client:
         self.socket.bind((address, 0))
         self.socket.connect((DAEMON, port))
         self.socket.settimeout(RETRY_SECONDS)
-        self.tags = itertools.count(1)
+        # Not from 1: the port may have been another client's less than a minute ago, with the same tags.
+        self.tags = itertools.count(random.randrange(1 << 31))
         self.token = 0
 
     def prove(self):

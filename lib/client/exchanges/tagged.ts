@@ -23,6 +23,7 @@ import {
   decodeReply,
   encodeRequest,
   FIELD,
+  type MethodName,
   METHODS,
   Reply,
   REPLY_BODY,
@@ -45,8 +46,19 @@ const JUMBO_DATAGRAM = 60 * 1024;
 /** Bytes in flight, requests and expected replies: about what a default socket buffer takes. */
 const WINDOW = 128 * 1024;
 
+/**
+ * Into how many parts a share of the duplicate request cache may fall when strangers come: 64 accounts
+ * for all who have proven nothing (docs/protocol.md, section 6.4). None of them is on loopback.
+ */
+const WORST_SPLIT = 65;
+
+/** What the daemon does not remember, because it changes nothing. */
+const NOT_REMEMBERED: ReadonlySet<MethodName> = new Set(["read", "hello", "stats"]);
+
 interface Pending extends Call {
   readonly tag: number;
+  /** Of those that are remembered and were admitted, in their order. */
+  serial: number;
   /** Bytes of request and reply, whichever is more. */
   readonly cost: number;
   readonly resolve: (body: Uint8Array) => void;
@@ -63,8 +75,9 @@ interface Pending extends Call {
   refusedWith: number;
 }
 
-/** Where the token lies in the reply to a hello in a session. */
+/** Where token and share lie in the reply to a hello in a session. */
 const TOKEN_AT = 5 * FIELD;
+const SHARE_AT = TOKEN_AT + FIELD;
 
 export class TaggedExchange implements Exchange {
   readonly protocol = "tagged";
@@ -78,6 +91,14 @@ export class TaggedExchange implements Exchange {
   readonly #waiting = new Set<Pending>();
   #repeats: Pending[] = [];
   #inFlight = 0;
+  /** Calls in flight that the daemon will remember, oldest first, and how many there have been. */
+  readonly #remembered = new Set<Pending>();
+  #serial = 0;
+  /**
+   * How far they may run ahead of the oldest one that is unanswered: its reply is remembered for as many
+   * others, and if it is forgotten while it can still be sent again, it is carried out again.
+   */
+  #lead = Infinity;
   #nextTag: number;
   #flushing = false;
   #closed = false;
@@ -108,6 +129,7 @@ export class TaggedExchange implements Exchange {
     const pending: Pending = {
       ...call,
       tag: this.#takeTag(),
+      serial: 0,
       cost: Math.max(request, REPLY_HEAD + call.bodyLength),
       resolve,
       reject,
@@ -188,7 +210,19 @@ export class TaggedExchange implements Exchange {
   }
 
   #isRoomFor(call: Pending): boolean {
-    return this.#inFlight === 0 || this.#inFlight + call.cost <= WINDOW;
+    if (this.#inFlight > 0 && this.#inFlight + call.cost > WINDOW) return false;
+    const [oldest] = this.#remembered;
+    return oldest === undefined || NOT_REMEMBERED.has(call.method) ||
+      this.#serial - oldest.serial < this.#lead;
+  }
+
+  #admit(call: Pending): void {
+    this.#waiting.delete(call);
+    this.#inFlight += call.cost;
+    call.admitted = true;
+    if (NOT_REMEMBERED.has(call.method)) return;
+    call.serial = this.#serial++;
+    this.#remembered.add(call);
   }
 
   /** Sends what may be sent, in as few datagrams as possible. */
@@ -197,9 +231,7 @@ export class TaggedExchange implements Exchange {
     this.#repeats = [];
     for (const call of this.#waiting) {
       if (!this.#isRoomFor(call)) break;
-      this.#waiting.delete(call);
-      this.#inFlight += call.cost;
-      call.admitted = true;
+      this.#admit(call);
       batch.push(call);
     }
     let now = this.#clock.now();
@@ -294,9 +326,11 @@ export class TaggedExchange implements Exchange {
         continue;
       }
       const body = take(datagram.subarray(reply.body, reply.body + reply.bodyLength), call);
-      const tellsToken = isHello && status === 0 && body.length >= TOKEN_AT + FIELD;
+      const tellsToken = isHello && status === 0 && body.length >= SHARE_AT + FIELD;
       if (tellsToken && this.#session !== undefined) {
         this.#session.token = bytes.getBigUint64(reply.body + TOKEN_AT);
+        const share = Number(bytes.getBigUint64(reply.body + SHARE_AT));
+        this.#lead = Math.max(1, Math.floor(share / (this.#transport.jumbo ? 1 : WORST_SPLIT)));
       }
       this.#settle(call, () => {
         if (status === ERRNO.ESTALE) call.reject(new StaleEpochError(describe(call)));
@@ -314,6 +348,7 @@ export class TaggedExchange implements Exchange {
     if (call.settled) return;
     call.settled = true;
     this.#pending.delete(call.tag);
+    this.#remembered.delete(call);
     if (this.#pending.size === 0) {
       this.#cancelTimer();
       this.#wake = Infinity;
