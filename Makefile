@@ -24,7 +24,7 @@ export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 
-.PHONY: run build test test-clients test-page check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
+.PHONY: run build test test-clients test-page test-cluster check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
 
 # The packages that only benches need: whoever tests or builds does not fetch what is in deno.lock in vain.
 BENCH_LOCK := --lock=bench/deno.lock
@@ -49,6 +49,10 @@ test-clients: build | $(DENO_FILE) ## test clients/; as root on Debian it instal
 test-page: | $(DENO_FILE) ## look at the page of --http in Chromium; as root on Debian it installs that
 	@tools/packages.sh chromium
 	$(DENO) run -q $(BENCH_LOCK) -P=bench bench/browser.ts --smoke
+
+test-cluster: build | $(DENO_FILE) ## test daemons in a Redis Cluster of the tests' own; as root on Debian it installs that
+	@tools/packages.sh redis-server redis-tools openssl
+	$(DENO) test -P=programs tests/cluster/
 
 check: | $(DENO_FILE) ## check format, lint, types, and what would be published
 	$(DENO) fmt --check

@@ -16,6 +16,7 @@ import { install } from "./commands/install.ts";
 import { call } from "./commands/call.ts";
 import { uninstall } from "./commands/uninstall.ts";
 import { ping } from "./commands/ping.ts";
+import { cluster } from "./commands/cluster.ts";
 import { info } from "./commands/info.ts";
 import { stat } from "./commands/stat.ts";
 import { top } from "./commands/top.ts";
@@ -42,6 +43,7 @@ const TABLE = {
   info,
   stat,
   top,
+  cluster,
   stress,
   bench,
   shell,

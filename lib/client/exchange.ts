@@ -72,6 +72,21 @@ export class StaleEpochError extends RefusedError {
   }
 }
 
+/** Another daemon of the cluster has the range that the pointer lies in. */
+export class ElsewhereError extends RefusedError {
+  /** The class's. */
+  override readonly name = "ElsewhereError";
+  /** `owner` is the address of that daemon, if it is known: `192.0.2.1:8081`. */
+  constructor(asked: string, readonly owner: string | undefined) {
+    const { text } = describeErrno(ERRNO.EREMOTE);
+    super(
+      asked,
+      "EREMOTE",
+      owner === undefined ? "nobody has that range now" : `${text}, ${owner}`,
+    );
+  }
+}
+
 /** The daemon said nothing. */
 export class NoReplyError extends RemoteError {
   /** The class's. */

@@ -17,8 +17,10 @@ import { isQuic, parseServer, QUIC } from "./transport.ts";
 
 function address(placeholder: string, standard: string, help: string): Flag<string> {
   const parse = (value: string) => {
-    const host = isQuic(value) ? value.slice(QUIC.length) : value;
-    if (parseServer(host) === undefined) throw "HOST:PORT, as 127.0.0.1:8081 or [::1]:8081";
+    const hosts = isQuic(value) ? [value.slice(QUIC.length)] : value.split(",");
+    if (hosts.some((host) => parseServer(host) === undefined)) {
+      throw "HOST:PORT, as 127.0.0.1:8081 or [::1]:8081";
+    }
     return value;
   };
   return { placeholder, default: standard, help, parse };

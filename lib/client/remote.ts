@@ -14,8 +14,11 @@
  */
 
 import { ClassicExchange } from "./exchanges/classic.ts";
+import { ClusterExchange } from "./exchanges/cluster.ts";
+import { asBigInt, type Cluster, decodeHello, type Hello } from "./hello.ts";
 import {
   type Call,
+  ElsewhereError,
   type Exchange,
   NoReplyError,
   NotThereError,
@@ -37,14 +40,15 @@ import {
   isQuic,
   openUdp,
   parseServer,
+  type Peer,
   QUIC,
   REAL_CLOCK,
   resolve,
   type Transport,
 } from "./transport.ts";
 
-export { NoReplyError, NotThereError, RefusedError, RemoteError, StaleEpochError };
-export type { Clock, Transport };
+export { ElsewhereError, NoReplyError, NotThereError, RefusedError, RemoteError, StaleEpochError };
+export type { Clock, Cluster, Hello, Peer, Transport };
 
 /** Where the daemon is unless one is told otherwise. */
 export const DEFAULT_SERVER = "127.0.0.1:8081";
@@ -67,7 +71,10 @@ const SPARE = 2 ** 20;
 
 /** How to reach a daemon. */
 export interface RemoteOptions {
-  /** `host:port`, or `quic://host:port`; DEFAULT_SERVER if left out. */
+  /**
+   * `host:port`, or `quic://host:port`; DEFAULT_SERVER if left out. With commas between them, daemons of one
+   * cluster, of which the first that answers will do.
+   */
   server?: string;
   /** Over QUIC: who must have signed the daemon's certificate, in PEM; those whom the runtime trusts. */
   ca?: string | undefined;
@@ -77,6 +84,8 @@ export interface RemoteOptions {
   protocol?: "auto" | "tagged" | "classic";
   /** Milliseconds that a call may take from its first datagram on, MAX_TIMEOUT_MS at most. */
   timeout?: number;
+  /** Other daemons of the cluster that `server` is part of, to be asked when it does not answer. */
+  others?: readonly string[];
   /** For the simulation: another network, another time. */
   transport?: Transport;
   /** For the simulation, too. */
@@ -89,20 +98,6 @@ export interface CallOptions {
   signal?: AbortSignal;
   /** Milliseconds from the call's first datagram on, MAX_TIMEOUT_MS at most; the Remote's, if left out. */
   timeout?: number;
-}
-
-/** What a daemon tells about itself. */
-export interface Hello {
-  /** Random at the daemon's start: when it changes, all pointers are gone. */
-  readonly epoch: bigint;
-  /** The address of the heap's first byte. */
-  readonly base: bigint;
-  /** Bytes of the heap. */
-  readonly size: bigint;
-  /** Bytes of the largest datagram that the daemon takes or sends. */
-  readonly largestDatagram: number;
-  /** The version of the wire format. */
-  readonly version: number;
 }
 
 /** One of the figures that a daemon tells about itself. */
@@ -160,6 +155,9 @@ export class Remote implements AsyncDisposable {
     if (protocol !== "tagged" && isQuic(server)) {
       throw new TypeError(`Cannot speak another protocol than tagged over QUIC: ${server}`);
     }
+    if (typeof server === "string" && server.includes(",")) {
+      return await connectToAny(server.split(","), options, call);
+    }
     const transport = options.transport ?? await open(server, timeout, options);
     try {
       if (protocol === "classic") {
@@ -169,7 +167,18 @@ export class Remote implements AsyncDisposable {
       const patience = protocol === "auto" ? timeout / 2 : timeout;
       try {
         const hello = decodeHello(await tagged.begin(patience, signal));
-        return new Remote(server, tagged, timeout, hello);
+        const { cluster } = hello;
+        if (cluster === undefined) return new Remote(server, tagged, timeout, hello);
+        const exchange = new ClusterExchange({
+          exchange: tagged,
+          transport,
+          server,
+          hello: { ...hello, cluster },
+          servers: options.others ?? [],
+          open: openUdp,
+          clock,
+        });
+        return new Remote(server, exchange, timeout, hello);
       } catch (error) {
         const isSilence = error instanceof NoReplyError && !(error instanceof NotThereError);
         if (protocol === "tagged" || !isSilence) throw error;
@@ -246,7 +255,7 @@ export class Remote implements AsyncDisposable {
     if (!Number.isSafeInteger(length) || length < 0) {
       throw new RangeError(`Cannot read ${length} bytes: a length is a whole number, at least 0`);
     }
-    if (this.#hello !== undefined && BigInt(length) > this.#hello.size) {
+    if (this.#hello !== undefined && !this.#hello.cluster && BigInt(length) > this.#hello.size) {
       throw new RefusedError(`read(0x${pointer.toString(16)}, ${length})`, "EFAULT", "bad address");
     }
     const bytes = new Uint8Array(length);
@@ -263,7 +272,7 @@ export class Remote implements AsyncDisposable {
     if (!(into instanceof Uint8Array)) {
       throw new TypeError(`Cannot read into a ${typeof into}: it has to be a Uint8Array`);
     }
-    const epoch = this.#hello?.epoch; // of all pieces, whatever happens between them
+    const epoch = this.#epochOf("read", [pointer]); // of all pieces, whatever happens between them
     await this.#inPieces(into.length, async (at, bodyLength) => {
       const piece = into.subarray(at, at + bodyLength);
       const fields = [pointer + BigInt(at), BigInt(bodyLength)];
@@ -278,7 +287,7 @@ export class Remote implements AsyncDisposable {
     if (!(data instanceof Uint8Array)) {
       throw new TypeError(`Cannot write a ${typeof data}: what is written is a Uint8Array`);
     }
-    const epoch = this.#hello?.epoch; // of all pieces, whatever happens between them
+    const epoch = this.#epochOf("write", [pointer]); // of all pieces, whatever happens between them
     const taken = this.#copy(data); // the caller may change its own before the last repeat is sent
     try {
       await this.#inPieces(taken.length, async (at, size) => {
@@ -416,8 +425,22 @@ export class Remote implements AsyncDisposable {
    */
   async renew(options: CallOptions = {}): Promise<Hello | undefined> {
     const { timeout, signal } = this.#check(options);
+    if (this.#exchange instanceof ClusterExchange) {
+      return this.#hello = await this.#exchange.renew(timeout, signal);
+    }
     if (!(this.#exchange instanceof TaggedExchange)) return undefined;
     return this.#hello = decodeHello(await this.#exchange.begin(timeout, signal));
+  }
+
+  /**
+   * What the daemon of each range of a cluster says about itself, in the order of the ranges, and where it
+   * is; undefined for a range whose daemon does not answer. Of a daemon that is alone, nothing.
+   */
+  async survey(
+    options: CallOptions = {},
+  ): Promise<({ server: string; hello: Hello } | undefined)[]> {
+    const { timeout } = this.#check(options);
+    return this.#exchange instanceof ClusterExchange ? await this.#exchange.survey(timeout) : [];
   }
 
   /** Rejects the calls that are pending, with an AbortError, and lets go of the socket. */
@@ -439,7 +462,7 @@ export class Remote implements AsyncDisposable {
       bodyLength = REPLY_BODY[METHODS[method].opcode]!,
       anyLength,
       into,
-      epoch = method === "hello" ? undefined : this.#hello?.epoch,
+      epoch = this.#epochOf(method, fields),
     }: {
       data?: Uint8Array;
       bodyLength?: number;
@@ -461,6 +484,14 @@ export class Remote implements AsyncDisposable {
       signal,
       epoch,
     });
+  }
+
+  /** The epoch that a call is of: in a cluster each range has its own. */
+  #epochOf(method: MethodName, fields: readonly bigint[]): bigint | undefined {
+    if (method === "hello") return undefined;
+    return this.#exchange instanceof ClusterExchange
+      ? this.#exchange.epochOf(method, fields)
+      : this.#hello?.epoch;
   }
 
   #check(options: CallOptions): { timeout: number; signal: AbortSignal | undefined } {
@@ -497,6 +528,25 @@ export class Remote implements AsyncDisposable {
     await Promise.all(Array.from({ length: workers }, worker));
     if (failure !== undefined) throw failure.error;
   }
+}
+
+/** Connects to the first that answers of some daemons of one cluster. */
+async function connectToAny(
+  servers: readonly string[],
+  options: RemoteOptions,
+  call: CallOptions,
+): Promise<Remote> {
+  let failure: unknown;
+  for (const server of servers) {
+    const others = servers.filter((other) => other !== server);
+    try {
+      return await Remote.connect({ protocol: "tagged", ...options, server, others }, call);
+    } catch (error) {
+      if (!(error instanceof NoReplyError)) throw error;
+      failure = error;
+    }
+  }
+  throw failure;
 }
 
 async function open(
@@ -567,24 +617,4 @@ function checkOptions(options: object, example: string): void {
 function checkSignal(signal: AbortSignal | undefined): void {
   if (signal === undefined || signal instanceof AbortSignal) return;
   throw new TypeError(`Cannot take ${signal}: a signal is an AbortSignal`);
-}
-
-/**
- * The field at `at`. A DataView would be shorter, but to ask a small array for its buffer makes V8
- * allocate one outside its heap, and the garbage collector would take half of the time of many calls.
- */
-function asBigInt(body: Uint8Array, at = 0): bigint {
-  const half = (i: number) =>
-    (body[i]! << 24 | body[i + 1]! << 16 | body[i + 2]! << 8 | body[i + 3]!) >>> 0;
-  return BigInt(half(at)) << 32n | BigInt(half(at + 4));
-}
-
-function decodeHello(body: Uint8Array): Hello {
-  return {
-    epoch: asBigInt(body),
-    base: asBigInt(body, FIELD),
-    size: asBigInt(body, 2 * FIELD),
-    largestDatagram: Number(asBigInt(body, 3 * FIELD)),
-    version: Number(asBigInt(body, 4 * FIELD)),
-  };
 }

@@ -8,6 +8,14 @@ import { parseAddress, unmap } from "../system/address.ts";
 import { DenoTransport } from "./transports/deno.ts";
 import { NodeTransport } from "./transports/node.ts";
 
+/** A daemon's address. */
+export interface Peer {
+  /** An address, not a name. */
+  readonly hostname: string;
+  /** Of UDP. */
+  readonly port: number;
+}
+
 /** One peer's datagrams, unreliable and unordered, as UDP has them. */
 export interface Transport {
   /** The daemon as a person would write it: `127.0.0.1:8081`, `[::1]:8081`. */
@@ -23,6 +31,8 @@ export interface Transport {
   onDatagram: (datagram: Uint8Array) => void;
   /** Takes a new local port, so that no late answer to an earlier request arrives any more. */
   renew(): Promise<void>;
+  /** Talks to another daemon from now on, from the same port. QUIC cannot. */
+  redirect?(peer: Peer): Promise<void>;
   /** Whether it is certain that nobody listens at the peer's address; asked when an answer is overdue. */
   isAbsent(): boolean;
   /** Lets go of the socket. */
@@ -75,16 +85,21 @@ export function isQuic(server: string): boolean {
 
 /** A UDP socket that talks to one daemon. Throws TypeError if `server` is not `host:port`. */
 export async function openUdp(server: string): Promise<Transport> {
-  const parsed = typeof server === "string" ? parseServer(server) : undefined;
-  if (parsed === undefined) {
-    throw new TypeError(`Cannot parse server: ${server}: a server is "host:port" or "[v6]:port"`);
-  }
-  const peer = { hostname: await resolve(parsed.hostname), port: parsed.port };
+  const peer = await peerOf(server);
   // Bun has what Node has.
   const RuntimeTransport = "Deno" in globalThis ? DenoTransport : NodeTransport;
   const transport = new RuntimeTransport(peer, server);
   await transport.renew();
   return transport;
+}
+
+/** Whom `host:port` names. Throws TypeError if it is none. */
+export async function peerOf(server: string): Promise<Peer> {
+  const parsed = typeof server === "string" ? parseServer(server) : undefined;
+  if (parsed === undefined) {
+    throw new TypeError(`Cannot parse server: ${server}: a server is "host:port" or "[v6]:port"`);
+  }
+  return { hostname: await resolve(parsed.hostname), port: parsed.port };
 }
 
 /**

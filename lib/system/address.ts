@@ -49,6 +49,15 @@ export function unmap(hostname: string): string {
   return [d >>> 24, d >>> 16 & 0xff, d >>> 8 & 0xff, d & 0xff].join(".");
 }
 
+/** The twin of parseAddress for the 16 bytes at `at`; an IPv4 address that is mapped is written as one. */
+export function formatAddress(bytes: DataView, at: number): string {
+  const mapped = bytes.getInt32(at) === 0 && bytes.getInt32(at + 4) === 0 &&
+    bytes.getInt32(at + 8) === MAPPED;
+  if (mapped) return [12, 13, 14, 15].map((i) => bytes.getUint8(at + i)).join(".");
+  const groups = Array.from({ length: 8 }, (_, i) => bytes.getUint16(at + 2 * i).toString(16));
+  return groups.join(":");
+}
+
 function parseIPv4(text: string): number | undefined {
   const bytes = text.split(".");
   // Without leading zeros: inet_aton(3) would take such a number for octal, and mean another address.

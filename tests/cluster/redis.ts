@@ -186,6 +186,10 @@ export class RedisCluster implements AsyncDisposable {
       await until(deadline, async () => {
         const info = await this.text(server, "CLUSTER", "INFO");
         if (!info.includes("cluster_state:ok")) throw new Error(info);
+        const slots = await this.call(server, "CLUSTER", "SLOTS") as Reply[][];
+        const isKnown = slots.length === SHARDS &&
+          slots.every((slot) => slot.length === 3 + replicas);
+        if (!isKnown) throw new Error("It does not know all replicas");
         const replication = await this.text(server, "INFO", "replication");
         const wanted = server.isFirst
           ? `connected_slaves:${replicas}\r\n`

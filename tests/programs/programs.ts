@@ -184,9 +184,17 @@ export class Mallocd implements AsyncDisposable {
     await this.#ended;
     clearTimeout(timer);
     const { code } = await this.#child.status;
-    const [, line] = this.#stderr.split("\n");
+    const line = this.#stderr.split("\n").find((line) => line.startsWith("msg=stopped "));
     const totals = line ? parseLogfmt(line) : {};
     return { code, stdout: await this.#stdout, stderr: this.#stderr, totals };
+  }
+
+  /** Resolves when it has ended by itself. */
+  async ended(): Promise<Ended> {
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), DEADLINE_MS);
+    await this.#ended;
+    clearTimeout(timer);
+    return await this.stop();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -197,7 +205,7 @@ export class Mallocd implements AsyncDisposable {
 /** A socket that talks to a daemon in bytes of its own. */
 export class Peer implements Disposable {
   readonly #socket: Deno.DatagramConn;
-  readonly #daemon: Deno.NetAddr;
+  #daemon: Deno.NetAddr;
   readonly #buffer = new Uint8Array(65536);
   readonly #timer: ReturnType<typeof setTimeout>;
 
@@ -210,6 +218,11 @@ export class Peer implements Disposable {
       ...own,
     });
     this.#timer = setTimeout(() => this.#socket.close(), DEADLINE_MS);
+  }
+
+  /** Talks to another daemon from now on, from the same port. */
+  turnTo({ port }: Mallocd): void {
+    this.#daemon = { ...this.#daemon, port };
   }
 
   async send(hex: string): Promise<void> {

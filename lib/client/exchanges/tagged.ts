@@ -10,6 +10,7 @@ import {
   type Call,
   closedError,
   describe,
+  ElsewhereError,
   type Exchange,
   FIRST_WAIT_MS,
   NoReplyError,
@@ -25,6 +26,7 @@ import {
   FIELD,
   type MethodName,
   METHODS,
+  OWNER_BODY,
   Reply,
   REPLY_BODY,
   REPLY_HEAD,
@@ -32,10 +34,13 @@ import {
   type Session,
 } from "../../protocol/wire.ts";
 import { ERRNO } from "../../protocol/errno.ts";
+import { formatAddress } from "../../system/address.ts";
 import type { Clock, Transport } from "../transport.ts";
 
 /** Retransmission: each wait is twice the one before, up to this, with jitter. */
 const LONGEST_WAIT_MS = 1000;
+/** From this wait on the daemon is taken for one that is gone. */
+const SILENCE_MS = 8 * FIRST_WAIT_MS;
 /** How often the calls in flight are looked through, at the most. */
 const SHORTEST_WAIT_MS = 5;
 
@@ -109,6 +114,12 @@ export class TaggedExchange implements Exchange {
   /** Undefined for a daemon of version 1, which knows no sessions. */
   #session: Session | undefined = { epoch: 0n, token: 0n };
   #proving = false;
+  /**
+   * In a cluster: called when a call has waited for long, and with the address of the daemon that has its
+   * range instead, if it is known. The call goes on, to wherever the transport then leads.
+   */
+  onSilence: (() => void) | undefined;
+  onElsewhere: ((owner: string | undefined) => void) | undefined;
 
   constructor(transport: Transport, clock: Clock) {
     this.#transport = transport;
@@ -262,6 +273,11 @@ export class TaggedExchange implements Exchange {
 
   /** What the kernel would not take is as good as lost: the retransmission sends it again. */
   async #send(length: number, most: number): Promise<void> {
+    // Nothing but a hello is so short. Zeros make room for what a cluster tells to a stranger.
+    if (length === FIELD + SESSION && !this.#transport.jumbo) {
+      this.#datagram.setBigUint64(length, 0n);
+      length += FIELD;
+    }
     const datagram = new Uint8Array(this.#datagram.buffer, 0, length);
     await this.#transport.send(datagram, most).catch(() => {});
   }
@@ -288,6 +304,7 @@ export class TaggedExchange implements Exchange {
     const now = this.#clock.now();
     this.#wake = Infinity;
     let next = Infinity;
+    let silent = false;
     let absent: boolean | undefined; // asked once, if something is overdue
     for (const call of this.#pending.values()) {
       if (now < call.due && now < call.deadline) {
@@ -304,9 +321,11 @@ export class TaggedExchange implements Exchange {
         this.#settle(call, () => call.reject(error));
       } else {
         call.due = Infinity; // until it is sent
+        if (call.wait >= SILENCE_MS) silent = true;
         this.#repeats.push(call);
       }
     }
+    if (silent) this.onSilence?.();
     if (this.#repeats.length > 0) this.#scheduleFlush();
     if (next !== Infinity) this.#wakeAt(next);
   }
@@ -325,6 +344,11 @@ export class TaggedExchange implements Exchange {
         if (status === ERRNO.EPERM) this.#prove(call.timeout);
         continue;
       }
+      if (status === ERRNO.EREMOTE && this.onElsewhere !== undefined) {
+        call.refusedWith = status; // nothing was done here, but perhaps before: it keeps its tag
+        this.onElsewhere(ownerOf(bytes, reply));
+        continue;
+      }
       const body = take(datagram.subarray(reply.body, reply.body + reply.bodyLength), call);
       const tellsToken = isHello && status === 0 && body.length >= SHARE_AT + FIELD;
       if (tellsToken && this.#session !== undefined) {
@@ -334,7 +358,9 @@ export class TaggedExchange implements Exchange {
       }
       this.#settle(call, () => {
         if (status === ERRNO.ESTALE) call.reject(new StaleEpochError(describe(call)));
-        else if (status !== 0) {
+        else if (status === ERRNO.EREMOTE) {
+          call.reject(new ElsewhereError(describe(call), ownerOf(bytes, reply)));
+        } else if (status !== 0) {
           const reason = status === ERRNO.ENOEXEC ? new TextDecoder().decode(body) : "";
           call.reject(RefusedError.fromErrno(describe(call), status, reason));
         } else if (body.length === call.bodyLength || call.anyLength || tellsToken) {
@@ -365,6 +391,18 @@ function take(body: Uint8Array, { into }: Call): Uint8Array {
   if (into?.length !== body.length) return body.slice();
   into.set(body);
   return into;
+}
+
+/** Whom a reply of status EREMOTE names; undefined if that is nobody. */
+function ownerOf(bytes: DataView, { body, bodyLength }: Reply): string | undefined {
+  if (bodyLength !== OWNER_BODY) return undefined;
+  const port = bytes.getUint32(body + OWNER_BODY - 4);
+  const hostname = formatAddress(bytes, body);
+  return port === 0
+    ? undefined
+    : hostname.includes(":")
+    ? `[${hostname}]:${port}`
+    : `${hostname}:${port}`;
 }
 
 function helloCall(timeout: number, signal: AbortSignal | undefined): Call {

@@ -11,7 +11,7 @@ export class DenoTransport {
   #receiving: Promise<void> = Promise.resolve();
   readonly #buffer = new Uint8Array(MAX_DATAGRAM);
 
-  constructor(readonly peer: { hostname: string; port: number }, readonly server: string) {
+  constructor(public peer: { hostname: string; port: number }, readonly server: string) {
     this.loopback = isLoopback(peer.hostname);
     if (Deno.listenDatagram !== undefined) return;
     throw new TypeError(
@@ -34,6 +34,12 @@ export class DenoTransport {
     const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
     this.#socket = socket;
     this.#receiving = this.#receive(socket);
+  }
+
+  /** Its socket sends wherever it is told to. */
+  redirect(peer: { hostname: string; port: number }): Promise<void> {
+    this.peer = peer;
+    return Promise.resolve();
   }
 
   /**
@@ -60,14 +66,13 @@ export class DenoTransport {
   }
 
   async #receive(socket: Deno.DatagramConn): Promise<void> {
-    const peer = parseAddress(this.peer.hostname)!.join();
     while (this.#socket === socket) {
       try {
         const [datagram, from] = await socket.receive(this.#buffer);
         const { hostname, port } = from as Deno.NetAddr;
         if (port !== this.peer.port) continue;
         // The system writes an address in one way, a person may have written it in another.
-        if (hostname !== this.peer.hostname && parseAddress(hostname)?.join() !== peer) continue;
+        if (hostname !== this.peer.hostname && !isSame(hostname, this.peer.hostname)) continue;
         this.#heard = true;
         this.onDatagram(datagram);
       } catch (error) {
@@ -78,4 +83,8 @@ export class DenoTransport {
       }
     }
   }
+}
+
+function isSame(hostname: string, other: string): boolean {
+  return parseAddress(hostname)?.join() === parseAddress(other)?.join();
 }

@@ -10,7 +10,7 @@ export class NodeTransport {
   #heard = false;
   #refused = false;
 
-  constructor(readonly peer: { hostname: string; port: number }, readonly server: string) {
+  constructor(public peer: { hostname: string; port: number }, readonly server: string) {
     this.loopback = isLoopback(peer.hostname);
   }
 
@@ -28,7 +28,18 @@ export class NodeTransport {
     });
   }
 
-  async renew(): Promise<void> {
+  renew(): Promise<void> {
+    return this.#open(0);
+  }
+
+  /** A socket that is connected anew may lose its port, so another one takes it over. */
+  async redirect(peer: { hostname: string; port: number }): Promise<void> {
+    const port = this.#socket?.address().port;
+    this.peer = peer;
+    if (port !== undefined) await this.#open(port);
+  }
+
+  async #open(own: number): Promise<void> {
     await this.close();
     const { createSocket } = await import("node:dgram"); // here, for Deno need not load it
     const { hostname, port } = this.peer;
@@ -39,10 +50,11 @@ export class NodeTransport {
     });
     await new Promise<void>((resolve, reject) => {
       socket.once("error", reject);
-      socket.connect(port, hostname, () => {
-        socket.off("error", reject);
-        resolve();
-      });
+      socket.bind(own, () =>
+        socket.connect(port, hostname, () => {
+          socket.off("error", reject);
+          resolve();
+        }));
     });
     // That the network reports a datagram as lost is no news to a call, which has its timeout.
     socket.on("error", (error) => this.#isRefusal(error));

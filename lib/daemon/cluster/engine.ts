@@ -227,7 +227,7 @@ class ClusterEngine implements Engine {
     const membership = this.#membership;
     membership.fence = range.fence;
     const renewing = this.#repeat(this.#lease.ms / 3, () => this.#renew());
-    while (await follower.advance() > 0);
+    await follower.finish();
     const { clock, counters } = this.#options.state.service;
     const owner = new Owner({ socket: this.#socket, range, lease: this.#lease, follower, clock });
     owner.failed.catch((error) => this.#fail(error));

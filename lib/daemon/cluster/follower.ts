@@ -84,6 +84,14 @@ export class Follower {
     return entries.length;
   }
 
+  /** Replays the rest of a log that nobody appends to any more, or puts back what that has lost of it. */
+  async finish(): Promise<void> {
+    while (await this.advance() > 0);
+    if (await this.#range.mend(this.position)) return;
+    await this.#load();
+    while (await this.advance() > 0);
+  }
+
   /** What is counted from here on was served. */
   ready(): void {
     this.#state.service.counters.set(this.#counted);

@@ -33,7 +33,7 @@ export const LOG_FORMAT = 1;
 
 /** How long the primary waits for its replicas before it says how many have got it. */
 const WAIT_MS = 500;
-/** What an owner keeps of what it has logged, for the case that the cluster loses the end of the log. */
+/** What is kept of what was logged, or read of it, for the case that the cluster loses the log's end. */
 const KEPT_BYTES = 64 * 1024 ** 2;
 /** Batches that are read in one go. */
 const READ_COUNT = 200;
@@ -191,9 +191,20 @@ export class Range {
       this.copies = 1 + Number(replies[1] ?? 0);
       if (this.copies >= this.#options.copies) break;
     }
-    this.#kept.push({ number, batch });
-    this.#keptBytes += batch.length;
-    while (this.#keptBytes > KEPT_BYTES) this.#keptBytes -= this.#kept.shift()!.batch.length;
+    this.#keep({ number, batch });
+  }
+
+  /** Puts back what we know of the log, up to `position`, and it has lost; false if that cannot be done. */
+  async mend(position: number): Promise<boolean> {
+    try {
+      await this.#fenced(() =>
+        this.#log.ask([], { recover: (connection) => this.#mend(connection, position + 1) })
+      );
+      return true;
+    } catch (error) {
+      if (error instanceof ClusterError) return false;
+      throw error;
+    }
   }
 
   /** The batches after `position`, some at a time; none at the end of the log. */
@@ -201,10 +212,12 @@ export class Range {
     const from = `${position + 1}-0`;
     const command = ["XRANGE", this.#key("log"), from, "+", "COUNT", READ_COUNT];
     const [reply] = await this.#other.ask([command], { timeout: 10 * PATIENCE_MS });
-    return (reply as Reply[][]).map(([id, fields]) => ({
+    const entries = (reply as Reply[][]).map(([id, fields]) => ({
       number: parseInt(textOf(id)),
       batch: (fields as Reply[])[1] as Uint8Array,
     }));
+    for (const entry of entries) this.#keep(entry);
+    return entries;
   }
 
   /** A chunk of the snapshot of that position; undefined if it is gone. */
@@ -263,6 +276,12 @@ export class Range {
       ["WAIT", needed, WAIT_MS],
     ], { timeout: WAIT_MS + PATIENCE_MS });
     return Number(copies) >= needed;
+  }
+
+  #keep(entry: Entry): void {
+    this.#kept.push(entry);
+    this.#keptBytes += entry.batch.length;
+    while (this.#keptBytes > KEPT_BYTES) this.#keptBytes -= this.#kept.shift()!.batch.length;
   }
 
   /**
