@@ -11,6 +11,8 @@ export interface DaemonOptions {
   port?: number;
   memory?: number;
   strict?: boolean;
+  /** What a call of a procedure may use up; there are none if it is left out. */
+  fuel?: number;
 }
 
 export interface Daemon extends AsyncDisposable {
@@ -22,9 +24,10 @@ export interface Daemon extends AsyncDisposable {
 }
 
 export async function startDaemon(
-  { hostname = "127.0.0.1", port = 0, memory = 16 * 1024 ** 2, strict = false }: DaemonOptions = {},
+  { hostname = "127.0.0.1", port = 0, memory = 16 * 1024 ** 2, strict = false, fuel }:
+    DaemonOptions = {},
 ): Promise<Daemon> {
-  const options = newOptions({ hostname, port, memory, strict, replayCache: 65536 });
+  const options = newOptions({ hostname, port, memory, strict, fuel, replayCache: 65536 });
   const { counters } = options.state.service;
   const gauges = new Gauges(options, options.state);
   const engine = await serveDatagram(options);
