@@ -242,6 +242,91 @@ export class DuplicateRequestCache {
     this.#set(this.#newest, account, entry + 1);
   }
 
+  /** What does not agree with the rest, if anything does not. It looks at all of it, and makes garbage. */
+  findFault(): string | undefined {
+    const [UNLISTED, FREE, HELD, CHAINED] = [0, 1, 2, 3];
+    const isEntry = (link: number) => link > 0 && link <= this.#entries;
+    const found = new Uint8Array(this.#entries);
+    let [accounts, held, most] = [0, 0, 0];
+    for (let account = 0; account < ACCOUNTS; account++) {
+      let [count, last] = [0, 0];
+      for (let link = this.#oldest[account]!; link !== 0; count++) {
+        if (!isEntry(link) || found[link - 1] !== UNLISTED) return `account ${account} has a loop`;
+        found[link - 1] = HELD;
+        last = link;
+        link = this.#words[(link - 1) * ENTRY_WORDS + NEWER]!;
+      }
+      if (count !== this.#held[account] || last !== this.#newest[account]) {
+        return `account ${account} does not hold what it says`;
+      }
+      if (count > 0) accounts++;
+      held += count;
+      most = Math.max(most, count);
+    }
+    const figures = this.#figures;
+    if (figures[Figure.accounts] !== accounts || figures[Figure.held] !== held) {
+      return "the accounts are not as many as they are said to be";
+    }
+    if (figures[Figure.most] !== most) {
+      return "the longest account is not as long as it is said to be";
+    }
+    for (let link = figures[Figure.free]!; link !== 0;) {
+      if (!isEntry(link) || found[link - 1] !== UNLISTED) return `entry ${link} is free and is not`;
+      found[link - 1] = FREE;
+      link = this.#words[(link - 1) * ENTRY_WORDS + NEWER]!;
+    }
+    const lost = found.findIndex((state, entry) =>
+      (state === UNLISTED) === entry < figures[Figure.unused]!
+    );
+    if (lost >= 0) return `entry ${lost + 1} is in no list, or was never used`;
+    for (let chain = 0; chain < this.#chains.length; chain++) {
+      for (let link = this.#chains[chain]!; link !== 0;) {
+        if (!isEntry(link) || found[link - 1] !== HELD) return `chain ${chain} has a loop`;
+        found[link - 1] = CHAINED;
+        const hash = this.#links[(link - 1) * LINK_WORDS + HASH]!;
+        if (this.#chain(hash) !== chain || hash !== this.#hashOf(link - 1)) {
+          return `entry ${link} has another's hash`;
+        }
+        link = this.#links[(link - 1) * LINK_WORDS + OLDER]!;
+      }
+    }
+    if (found.includes(HELD)) return `entry ${found.indexOf(HELD) + 1} is in no chain`;
+    return this.#findHolderFault(accounts);
+  }
+
+  #findHolderFault(accounts: number): string | undefined {
+    let listed = 0;
+    for (let held = 0; held <= this.#entries; held++) { // nobody is in the first list
+      for (let before = 0, link = this.#holders[held]!; link !== 0;) {
+        const account = link - 1;
+        const isRight = this.#held[account] === held && this.#previousHolder[account] === before;
+        if (!isRight || ++listed > accounts) return `account ${account} is in another's list`;
+        before = link;
+        link = this.#nextHolder[account]!;
+      }
+    }
+    return listed === accounts ? undefined : "an account is in no list";
+  }
+
+  /** The hash of the source and the tag of an entry. */
+  #hashOf(entry: number): number {
+    const word = (i: number) => this.#words[entry * ENTRY_WORDS + i]!;
+    let hash = this.#hash.mix(this.#hash.mix(this.#hash.seed, word(0)), word(1));
+    const rest = Array.from({ length: SOURCE_WORDS - 2 }, (_, i) => word(i + 2));
+    if (rest.some((each) => each !== 0)) hash = rest.reduce((h, w) => this.#hash.mix(h, w), hash);
+    return this.#hash.mix(hash, word(TAG));
+  }
+
+  /** Of every reply that is remembered: the method that it answers, and its body as 64 bits. */
+  *replies(): Generator<[opcode: number, body: bigint]> {
+    for (let entry = 0; entry < this.#figures[Figure.unused]!; entry++) {
+      if (this.#links[entry * LINK_WORDS + HASH] !== this.#hashOf(entry)) continue;
+      const at = entry * ENTRY_WORDS;
+      const [high, low] = [this.#words[at + BODY]! >>> 0, this.#words[at + BODY + 1]! >>> 0];
+      yield [this.#words[at + WORD]! & 0xff, BigInt(high) << 32n | BigInt(low)];
+    }
+  }
+
   #find(source: number, tag: number, hash: number): number {
     let entry = this.#chains[this.#chain(hash)]! - 1;
     while (entry !== NOWHERE) {

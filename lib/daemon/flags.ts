@@ -122,6 +122,7 @@ export const DAEMON_FLAGS = {
   ),
   sync: count("SECONDS", 10, [0, 86_400], "how often the file is brought to the disk; 0 for never"),
   sparse: on("reserve no room on the disk for the file"),
+  verify: on("look through all of the file for faults before serving"),
   strict: on("refuse reads and writes that are not inside one live allocation"),
   procedures: on("let clients install WebAssembly and run it in the heap"),
   fuel: count("N", DEFAULT_FUEL, [1, MAX_FUEL], "what a call of it may take, in instructions"),
@@ -153,6 +154,8 @@ export const DAEMON: Program = {
     "mallocd",
     "mallocd --memory 4GiB --strict",
     "mallocd --host 192.168.0.1 --allow 192.168.0.0/24",
+    "mallocd --heap-file /var/lib/mallocd/heap",
+    "mallocd audit /var/lib/mallocd/heap",
   ],
   exitStatus: [
     ["0", "It was told to end by a signal."],

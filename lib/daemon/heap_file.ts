@@ -16,13 +16,15 @@
  * still runs, and if it is that file and no copy that was made meanwhile. Otherwise it is refused.
  */
 
+import { findFault } from "./audit.ts";
 import { lastingShapes, newState, type State, type StateOptions } from "./state.ts";
 import { WORK_PER_TURN } from "./service.ts";
-import { Buddy, NONE } from "../heap/buddy.ts";
-import { GRAIN, newHeapMemory } from "../heap/heap.ts";
+import { Buddy } from "../heap/buddy.ts";
+import { GRAIN, Heap, newHeapMemory } from "../heap/heap.ts";
 import { memoryBytes } from "../heap/metadata.ts";
 import { newSavedMemory, Undo } from "../heap/undo.ts";
 import { formatSize } from "../cli/sizes.ts";
+import { Errno } from "../system/libc.ts";
 import { File, FileError, readShort, statusOf, unlink } from "../system/file.ts";
 
 const FIELDS = [
@@ -180,6 +182,18 @@ export class HeapFile {
     }
   }
 
+  /** The options that the daemon had whose file it is. Throws HeapFileError. */
+  static optionsOf(path: string): StateOptions {
+    const { file } = openFile(path, "only one that is there");
+    try {
+      const { heap, replayCache, quotas } = readFields(path, file);
+      const quota = quotas === 0n ? undefined : Number(heap);
+      return { memory: Number(heap), replayCache: Number(replayCache), quota };
+    } finally {
+      file.close();
+    }
+  }
+
   get place(): HeapPlace {
     const { heap, heapAt, saved, savedAt } = this.#header;
     const [bytes, at] = [Number(heap), Number(heapAt)];
@@ -196,6 +210,25 @@ export class HeapFile {
   /** Whether a daemon has ended with it as it should. */
   get isClean(): boolean {
     return this.#header.condition === Condition.clean;
+  }
+
+  /** The first thing in it that does not agree with the rest, in words. Looks at a copy; changes nothing. */
+  findFault(options: StateOptions): string | undefined {
+    const { state: bytes, stateAt, heap, heapAt } = this.#header;
+    const copy = newState(options);
+    this.#file.map(copy.undo.log.buffer, Number(stateAt), Number(bytes), "private");
+    const { memory, undo } = mapParts(this.place, copy, "private");
+    const [size, at] = [Number(heap), Number(heapAt)];
+    const io = new WebAssembly.Memory({ initial: 1 });
+    new Heap({ memory, size, io, state: copy, undo }); // undoes what was half done
+    const data = this.#file;
+    function* stretches(): Generator<[number, number]> {
+      for (let next = data.nextData(at); next !== undefined && next[0] < at + size;) {
+        yield [Math.max(next[0] - at, 0), Math.min(next[1] - at, size)];
+        next = data.nextData(next[1]);
+      }
+    }
+    return findFault(options, copy, memory, stretches());
   }
 
   /** Notes, on the disk, that it is in use, before anything is changed in it. */
@@ -243,9 +276,10 @@ function discard(path: string, file: File, was: Was): void {
   file.close();
 }
 
-function openFile(path: string): { file: File; was: Was } {
+function openFile(path: string, which?: "only one that is there"): { file: File; was: Was } {
   try {
     const before = statusOf(path);
+    if (before === undefined && which !== undefined) throw new FileError(Errno.ENOENT);
     if (before?.kind !== undefined) {
       throw new HeapFileError(
         `${path} is ${before.kind}, not a file`,
@@ -330,8 +364,8 @@ function fnv1a(bytes: Uint8Array): bigint {
   return hash;
 }
 
-/** Reads the header of a file that holds something, and refuses what does not suit these options. */
-function readHeader(path: string, file: File, options: StateOptions): Header {
+/** Reads the header of a file that holds something, and refuses what is no header of ours. */
+function readFields(path: string, file: File): Header {
   const words = new BigUint64Array(FIELDS.length);
   file.read(new Uint8Array(words.buffer), 0);
   const header = Object.fromEntries(FIELDS.map((name, i) => [name, words[i]!])) as Header;
@@ -351,6 +385,12 @@ function readHeader(path: string, file: File, options: StateOptions): Header {
     );
   }
   if (header.checksum !== checksumOf(words)) throw damaged(path, "its header is torn");
+  return header;
+}
+
+/** The same, if it suits these options. */
+function readHeader(path: string, file: File, options: StateOptions): Header {
+  const header = readFields(path, file);
   checkOptions(path, header, options);
   if (header.condition === Condition.made) return header;
   if (file.status().bytes < endOf(header)) {
@@ -505,16 +545,14 @@ function grow(
   file.map(state.undo.log.buffer, stateAt, Number(grown.state), "shared");
   const old = new Buddy(Number(header.heap) / GRAIN, former.buddy);
   const buddy = new Buddy(options.memory / GRAIN, state.buddy);
-  for (let grain = 0; grain < old.grains && grain !== NONE;) {
-    const order = old.orderAt(grain);
-    if (order !== NONE && !buddy.claim(grain, order)) {
+  for (const [grain, order] of old.allLive()) {
+    if (!buddy.claim(grain, order)) {
       throw new HeapFileError(
         `${path} cannot grow from ${from} to ${to}: a block of ${formatSize(GRAIN * 2 ** order)} ` +
           "would not begin with a multiple of its size",
         "a size that is a power of two, if the old one is",
       );
     }
-    grain = old.next(grain);
   }
   for (const owner of ["service", "tokens", "heap", "cache", "quota"] as const) {
     for (const [name, array] of Object.entries(former[owner])) {

@@ -49,6 +49,7 @@ async function main(args: readonly string[]): Promise<number> {
     Deno.stdout.writeSync(new TextEncoder().encode(text));
     return 0;
   }
+  if (words[0] === "audit") return audit(words.slice(1));
   if (words.length > 0) {
     throw new UsageError(`unexpected word ${JSON.stringify(words[0])}`, "mallocd --help");
   }
@@ -181,18 +182,50 @@ async function main(args: readonly string[]): Promise<number> {
   return 0;
 }
 
+/** Looks through a heap file, and changes nothing in it. */
+function audit(paths: readonly string[]): number {
+  const [path] = paths;
+  if (path === undefined || paths.length > 1) {
+    throw new UsageError("audit takes one file", "mallocd audit FILE");
+  }
+  try {
+    const options = HeapFile.optionsOf(path);
+    const file = HeapFile.open(path, options, { sparse: true });
+    const fault = file.findFault(options);
+    file.close();
+    if (fault !== undefined) throw fileFault(path, fault);
+    console.log(`${path}: a heap of ${formatSize(options.memory)}, no fault found`);
+    return 0;
+  } catch (error) {
+    throw fileError(error);
+  }
+}
+
+function fileFault(path: string, fault: string): StartError {
+  return new StartError(`${path} is damaged: ${fault}`, "a copy that was made of it, or remove it");
+}
+
+function fileError(error: unknown): unknown {
+  if (error instanceof HeapFileError) return new StartError(error.message, error.hint);
+  if (!(error instanceof Unavailable)) return error;
+  return new StartError(`a heap file cannot be had: ${error.message}`, "a daemon without");
+}
+
 /**
  * The heap file that the command line names, open; with --check it is only looked at. It is libc that opens
  * it, so that this takes no permission but that of the syscall engine.
  */
 function openHeapFile(
-  { "heap-file": path, sparse, engine, check, cluster, "huge-pages": hugePages }: Values<
+  { "heap-file": path, sparse, verify, engine, check, cluster, "huge-pages": hugePages }: Values<
     typeof DAEMON_FLAGS
   >,
   sizes: StateOptions,
 ): HeapFile | undefined {
   if (path === undefined) {
-    if (sparse) throw new UsageError("--sparse means nothing without --heap-file", "leave it out");
+    if (sparse || verify) {
+      const name = sparse ? "--sparse" : "--verify";
+      throw new UsageError(`${name} means nothing without --heap-file`, "leave it out");
+    }
     return undefined;
   }
   if (hugePages) {
@@ -212,18 +245,13 @@ function openHeapFile(
   }
   try {
     const file = HeapFile.open(path, sizes, { sparse });
-    if (!check) return file;
+    const fault = verify ? file.findFault(sizes) : undefined;
+    if (fault === undefined && !check) return file;
     file.abandon();
+    if (fault !== undefined) throw fileFault(path, fault);
     return undefined;
   } catch (error) {
-    throw error instanceof HeapFileError || error instanceof Unavailable
-      ? new StartError(
-        error instanceof Unavailable
-          ? `--heap-file cannot be had: ${error.message}`
-          : error.message,
-        error instanceof Unavailable ? "leave it out" : error.hint,
-      )
-      : error;
+    throw fileError(error);
   }
 }
 

@@ -290,13 +290,19 @@ export class Buddy {
     return true;
   }
 
-  /** The first grain after the block, live or free, that starts at this one. */
-  next(grain: number): number {
+  /** Every live bit, order by order: where its block begins. */
+  *allLive(): Generator<[grain: number, order: number]> {
     for (let order = 0; order <= this.maxOrder; order++) {
-      const block = this.#blockOf(grain, order);
-      if (this.#isLive(order, block) || this.#isFree(order, block)) return grain + 2 ** order;
+      const from = this.#liveBase[order]! + this.#first[order]!;
+      const end = this.#liveBase[order]! + (this.missing + this.grains >>> order);
+      for (let bit = from; bit < end; bit++) {
+        const word = this.#live[bit >>> 5]! >>> (bit & 31);
+        if (word === 0) bit |= 31; // on to the next word
+        else if ((word & 1) !== 0) {
+          yield [(bit - this.#liveBase[order]! << order) - this.missing, order];
+        }
+      }
     }
-    return NONE;
   }
 
   /** The order of the live block that starts at `grain`, or NONE. */

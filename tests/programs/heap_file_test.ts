@@ -7,7 +7,7 @@ import type { StateOptions } from "../../lib/daemon/state.ts";
 import { statusOf } from "../../lib/system/file.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
 import { Box, fields, Random, word } from "../testing.ts";
-import { MALLOCD, Mallocd, misused, run } from "./programs.ts";
+import { done, MALLOCD, Mallocd, misused, run } from "./programs.ts";
 import { killUnderLoad } from "./killing.ts";
 
 statusOf("/"); // loads libc, which no test is to be blamed for
@@ -172,6 +172,33 @@ Deno.test("HeapFile finds every bit that flips in what it knows, or it does not 
   });
 });
 
+Deno.test("findFault() finds none in what a killed daemon leaves, and every bit that flips in its blocks", async () => {
+  await withFolder((folder) => {
+    const path = `${folder}/heap`;
+    const options = { ...OPTIONS, quota: SIZE };
+    leave(path, "killed", options);
+    const seed = 4;
+    const random = new Random(seed);
+    const { file } = start(path, options);
+    assertEquals(file.findFault(options), undefined);
+    const { buddy, cache, quota } = file.state;
+    const arrays = [
+      ...[buddy.live, buddy.free, buddy.blocksInUse, buddy.freeBlocks],
+      ...[cache.held, cache.oldest, cache.newest, cache.holders, cache.chains, quota.held],
+    ];
+    for (let flip = 0; flip < 300; flip++) {
+      const array = random.pick(arrays);
+      const [at, bit] = [random.below(array.length), 1 << random.below(32)];
+      array[at]! ^= bit;
+      const fault = file.findFault(options);
+      array[at]! ^= bit;
+      assert(fault !== undefined, `seed ${seed}, flip ${flip}: [${at}] of ${array.length}`);
+    }
+    assertEquals(file.findFault(options), undefined);
+    file.end();
+  });
+});
+
 Deno.test("a heap file grows to a larger --memory, and all in it stays where it is", async () => {
   await withFolder(async (folder) => {
     const path = `${folder}/heap`;
@@ -237,6 +264,29 @@ Deno.test("mallocd says what --heap-file cannot be combined with", async () => {
     await mallocd("--sparse"),
     misused("--sparse means nothing without --heap-file", "leave it out", "mallocd"),
   );
+});
+
+Deno.test("mallocd audit and --verify say what is wrong with a file", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    const options = { memory: SIZE, replayCache: 65536 };
+    leave(path, "killed", options);
+    const audit = () => run(MALLOCD, ["audit", path]);
+    assertEquals(await audit(), done(`${path}: a heap of 1MiB, no fault found\n`));
+    const { file } = start(path, options);
+    file.state.buddy.blocksInUse[3]!++;
+    file.close();
+    const { code, stderr } = await audit();
+    assertEquals(code, 1);
+    assertMatch(
+      stderr,
+      /heap is damaged: blocksInUse\[3\] is \d+, and not \d+, at \d+ of the state/,
+    );
+    const verified = ["--port", "0", "--heap-file", path, "--memory", "1MiB", "--verify"];
+    assertEquals(await run(MALLOCD, verified), { code, stdout: "", stderr });
+    assertEquals((await run(MALLOCD, ["audit"])).code, 2);
+    assertMatch((await run(MALLOCD, ["audit", `${folder}/none`])).stderr, /No such file/);
+  });
 });
 
 Deno.test("mallocd tells the second daemon who has the file, and --check leaves no file", async () => {

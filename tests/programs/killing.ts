@@ -3,7 +3,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { Remote } from "../../lib/client/remote.ts";
 import { Random } from "../testing.ts";
-import { Mallocd } from "./programs.ts";
+import { done, MALLOCD, Mallocd, run } from "./programs.ts";
 
 const CLIENTS = 6;
 const MEMORY = "16MiB";
@@ -104,6 +104,10 @@ export async function killUnderLoad(path: string, { kills, seed }: Killing): Pro
     const blocks = workers.reduce((sum, worker) => sum + worker.blocks.size, 1);
     const operations = workers.reduce((sum, worker) => sum + worker.operations, 0);
     assert(operations > 20 * kills, `only ${operations} operations`);
+    await daemon.stop("SIGKILL");
+    const audited = await run(MALLOCD, ["audit", path]);
+    assertEquals(audited, done(`${path}: a heap of ${MEMORY}, no fault found\n`));
+    daemon = await Mallocd.start(args);
     const { totals, code } = await daemon.stop("SIGTERM");
     assertEquals([code, totals["blocks"]], [0, String(blocks)]);
   } finally {
