@@ -16,7 +16,7 @@ const ROOT = new URL("../", import.meta.url);
 const CELL = 64 * 1024;
 /** How often the page asks, and how soon again while a walk has not ended. */
 const POLL_MS = 200;
-const WALK_MS = 60;
+const WALK_MS = 100;
 
 /** The page of a daemon that `startMallocd` has started with --http. */
 export function pageOf({ line }: Server): string {
@@ -97,45 +97,85 @@ class Viewer {
   }
 }
 
-/** Requests a second of the load generator over libc, in a process of its own. */
-async function load({ port }: Server, ms: number): Promise<number> {
+/** How much processor time a process has had, in seconds: fields 14 and 15 of proc(5). */
+async function processorTime({ pid }: Server): Promise<number> {
+  const command = new Deno.Command("cat", { args: [`/proc/${pid}/stat`] });
+  const fields = new TextDecoder().decode((await command.output()).stdout).split(") ")[1]!.split(
+    " ",
+  );
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+/** What the load generator has done over libc, in a process of its own. */
+async function load(
+  { port }: Server,
+  ms: number,
+): Promise<{ requests: number; requestsPerSecond: number }> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "-q", `--allow-ffi=${LIBC_PATHS.join(",")}`, `--allow-net=${HOST}`],
       ...["--allow-read", "--allow-env", "--unstable-net", "client.ts"],
-      ...["--server", `${HOST}:${port}`, "--json", "bench", "--seconds", `${ms}ms`],
+      ...[
+        "--server",
+        `${HOST}:${port}`,
+        "--timeout",
+        "20s",
+        "--json",
+        "bench",
+        "--seconds",
+        `${ms}ms`,
+      ],
       ...["--mix", "read=40,write=40,malloc=10,free=10", "--size", "log:16-4096"],
     ],
     cwd: ROOT,
   }).output();
   const text = new TextDecoder();
   if (!success) throw new Error(text.decode(stderr));
-  return JSON.parse(text.decode(stdout)).requestsPerSecond;
+  return JSON.parse(text.decode(stdout));
 }
 
 async function main(memory: string, blocks: number, rounds: number, ms: number): Promise<void> {
-  const rows = [["engine", "nobody looks", "a page at 5 Hz", "ratio", "answer, median", "longest"]];
+  const rows = [[
+    "engine",
+    "nobody looks",
+    "a page at 5 Hz",
+    "ratio",
+    "ratio, by processor time",
+    "answer, median",
+    "longest",
+  ]];
   for (const engine of Deno.build.os === "linux" ? ["syscall", "datagram"] : ["datagram"]) {
     await using daemon = await startMallocd(engine, "--memory", memory, "--http", "0");
     await using _ = await fill(daemon, blocks);
     const times: number[] = [];
-    const [alone, watched] = await medians(rounds, [
-      () => load(daemon, ms),
+    /** Requests for each second of the daemon's processor time, in each round. */
+    const alone: number[] = [];
+    const watched: number[] = [];
+    const measure = async (results: number[]) => {
+      const before = await processorTime(daemon);
+      const { requests, requestsPerSecond } = await load(daemon, ms);
+      results.push(requests / (await processorTime(daemon) - before));
+      return requestsPerSecond;
+    };
+    const [aloneRate, watchedRate] = await medians(rounds, [
+      () => measure(alone),
       async () => {
         const viewer = new Viewer(pageOf(daemon));
-        const requests = await load(daemon, ms);
+        const requests = await measure(watched);
         await viewer.stop();
         times.push(...viewer.times);
         return requests;
       },
     ]);
-    times.sort((a, b) => a - b);
+    for (const values of [times, alone, watched]) values.sort((a, b) => a - b);
+    const median = (values: number[]) => values[values.length >>> 1]!;
     rows.push([
       engine,
-      grouped(Math.round(alone!)),
-      grouped(Math.round(watched!)),
-      ratio(watched! / alone!),
-      `${times[times.length >>> 1]!.toFixed(1)} ms`,
+      grouped(Math.round(aloneRate!)),
+      grouped(Math.round(watchedRate!)),
+      ratio(watchedRate! / aloneRate!),
+      ratio(median(watched) / median(alone)),
+      `${median(times).toFixed(1)} ms`,
       `${times.at(-1)!.toFixed(1)} ms`,
     ]);
   }

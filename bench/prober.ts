@@ -12,6 +12,7 @@ export interface Server extends AsyncDisposable {
   /** The line in which it said so. */
   readonly line: string;
   readonly port: number;
+  readonly pid: number;
 }
 
 /** The daemon of this source tree, on a free port. */
@@ -41,6 +42,7 @@ export async function startServer(
   const port = /:(\d+)\b/.exec(said)?.[1];
   if (port === undefined) throw new Error(`Cannot start ${args.join(" ")}: ${said}`);
   return {
+    pid: child.pid,
     line: said.split("\n")[0]!,
     port: Number(port),
     async [Symbol.asyncDispose]() {

@@ -59,6 +59,33 @@ Deno.test("mallocd ends in time while browsers hold connections open", async () 
   assertEquals(code, 0);
 });
 
+Deno.test("mallocd serves on when it gets more connections than it may have, and lets others in later", async () => {
+  for (const engine of ["auto", "datagram"]) {
+    const line = `ulimit -n 64 && exec ${MALLOCD} --port 0 --http 0 --engine ${engine}`;
+    await using daemon = await Mallocd.from("sh", ["-c", line]);
+    const { hostname, port } = new URL(urlOf(daemon));
+    const connections: Deno.Conn[] = [];
+    for (let i = 0; i < 100; i++) {
+      const connection = await Deno.connect({ hostname, port: Number(port) }).catch(() =>
+        undefined
+      );
+      if (connection === undefined) break; // it takes no more
+      connections.push(connection);
+    }
+    assertEquals((await daemon.client("malloc 5")).code, 0);
+    for (const connection of connections) connection.close();
+    let status = 0;
+    for (let i = 0; i < 100 && status !== 200; i++) {
+      const answer = await fetch(`${urlOf(daemon)}healthz`).catch(() => undefined);
+      await answer?.body?.cancel();
+      status = answer?.status ?? 0;
+      if (status !== 200) await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    assertEquals(status, 200);
+    assertEquals((await daemon.stop()).code, 0);
+  }
+});
+
 Deno.test("mallocd says what is wrong with --http and --http-names", async () => {
   const listener = "a port, or an address and a port as 127.0.0.1:9100 or [::1]:9100";
   for (const value of ["nonsense", "127.0.0.1", "65536", "127.0.0.1:", "::1:9100", "1:2:3"]) {

@@ -24,7 +24,10 @@ import style from "./page/style.css" with { type: "text" };
 
 /** How long the map may be looked at for one request, and how long it is left alone afterwards. */
 const SLICE_MS = 3;
-const PAUSE_MS = 50;
+const PAUSE_MS = 90;
+
+/** How long nobody is let in when there were too many. */
+const REST_MS = 500;
 
 const JAVASCRIPT = "text/javascript; charset=utf-8";
 
@@ -75,20 +78,44 @@ export interface HttpServer {
 /** Throws what Deno.serve throws when the address cannot be listened on. */
 export function serveHttp({ hostname, port, ...options }: HttpOptions): HttpServer {
   const site = new Site(options);
-  const stop = new AbortController(); // shutdown() would wait for who keeps his connection
-  const server = Deno.serve({
-    hostname,
-    port,
-    signal: stop.signal,
-    onListen: () => {},
-    onError: () => reply(500, "it failed\n"),
-  }, (request) => site.answer(request));
+  let isClosing = false;
+  /** Ends the server that listens now, with all connections: shutdown() would wait for who keeps his. */
+  let end = new AbortController();
+  const listen = (port: number) => {
+    const current = end = new AbortController();
+    const server = Deno.serve({
+      hostname,
+      port,
+      signal: current.signal,
+      onListen: () => {},
+      onError: () => reply(500, "it failed\n"),
+    }, (request) => site.answer(request));
+    // More connections than there are descriptors for end it, but not the connections.
+    const finished = server.finished.catch(() => current.abort());
+    return { ...server.addr, finished };
+  };
+  const first = listen(port);
+  const done = (async () => {
+    let { finished } = first;
+    while (true) {
+      await finished;
+      if (isClosing) return;
+      await new Promise((resolve) => setTimeout(resolve, REST_MS));
+      if (isClosing) return;
+      try {
+        ({ finished } = listen(first.port));
+      } catch {
+        // There are no descriptors yet.
+      }
+    }
+  })();
   return {
-    hostname: server.addr.hostname,
-    port: server.addr.port,
+    hostname: first.hostname,
+    port: first.port,
     close() {
-      stop.abort();
-      return server.finished;
+      isClosing = true;
+      end.abort();
+      return done;
     },
   };
 }
@@ -113,7 +140,9 @@ class Site {
   }
 
   answer(request: Request): Response {
-    const { hostname, pathname, searchParams } = new URL(request.url);
+    const url = URL.parse(request.url);
+    if (url === null) return reply(400, "its Host is none\n");
+    const { hostname, pathname, searchParams } = url;
     if (!this.#isOurs(hostname)) {
       return reply(421, "this host is not served here: see --http-names\n");
     }

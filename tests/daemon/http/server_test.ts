@@ -83,13 +83,13 @@ class Viewer {
         this.fetched += runs[at + 1]!;
       }
       if (live.complete) return live;
-      await new Promise((resolve) => setTimeout(resolve, 60));
+      await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
 
   /** A map that was looked at just now is not looked at again. */
   async lookAgain(): Promise<Live> {
-    await new Promise((resolve) => setTimeout(resolve, 60));
+    await new Promise((resolve) => setTimeout(resolve, 100));
     return await this.look();
   }
 
@@ -157,6 +157,10 @@ Deno.test("serveHttp() refuses hosts that are neither addresses nor names that i
   for (const host of foreign) {
     const status = await statusOf(port, `GET /live HTTP/1.1\r\nHost: ${host}`);
     assertEquals(status, "HTTP/1.1 421 Misdirected Request", host);
+  }
+  for (const host of ["a b", "", "127.0.0.1:99999999", "%"]) {
+    const status = await statusOf(port, `GET / HTTP/1.1\r\nHost: ${host}`);
+    assertEquals(status, "HTTP/1.1 400 Bad Request", host);
   }
   const absolute = await statusOf(port, "GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1");
   assertEquals(absolute, "HTTP/1.1 421 Misdirected Request");

@@ -5,7 +5,7 @@ import { layOut, rectangle } from "./curve.js";
 
 /** How often it asks; how soon again while the daemon has not looked at all cells, and after a failure. */
 const POLL_MS = 200;
-const WALK_MS = 60;
+const WALK_MS = 100;
 const RETRY_MS = 1000;
 /** Rates are those of a second, the latency of ten, and the small plot shows a minute. */
 const RATE_MS = 1000;
