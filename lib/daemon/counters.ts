@@ -37,15 +37,14 @@ const ENGINES = { datagram: 0, syscall: 1, quic: 2, cluster: 3 } as const;
 const ORDERS: Record<string, number> = {};
 for (let order = 0; GRAIN * 2 ** order <= MAX_HEAP; order++) ORDERS[GRAIN * 2 ** order] = order;
 
-/** By a bound in nanoseconds: the number of bits of what is below it, less those of the first. */
-const LATENCIES: Record<string, number> = {};
-/** What takes less than 2^10 ns is one bucket, what takes 2^30 and more is another. */
-export const FIRST_LATENCY_BITS = 10;
-export const LAST_LATENCY_BITS = 31;
-for (let bits = FIRST_LATENCY_BITS; bits < LAST_LATENCY_BITS; bits++) {
-  LATENCIES[2 ** bits] = bits - FIRST_LATENCY_BITS;
-}
-LATENCIES["inf"] = LAST_LATENCY_BITS - FIRST_LATENCY_BITS;
+/**
+ * Latencies have a bucket for each power of two of nanoseconds: what takes less than 2^10 is in the first
+ * one, what takes 2^30 and more in the last. By the end of a bucket, which is not in it any more, its place.
+ */
+const FIRST_BITS = 10;
+const LAST_BITS = 31;
+const LATENCIES: Record<string, number> = { inf: LAST_BITS - FIRST_BITS };
+for (let bits = FIRST_BITS; bits < LAST_BITS; bits++) LATENCIES[2 ** bits] = bits - FIRST_BITS;
 
 const opcodes = Object.fromEntries(
   Object.entries(METHODS).map(([name, { opcode }]) => [name, opcode]),
@@ -68,7 +67,7 @@ const TABLE = {
   sent: counter("datagrams that went"),
   sentBytes: counter("bytes of the datagrams that went", "bytes"),
   turns: counter("looks at the socket that found datagrams: batches"),
-  busy: gauge("1 while a batch is served, 0 while one is waited for"),
+  busy: gauge("1 while a batch is served, by a thread of its own (syscall engine)"),
   dropped: {
     ...counter("datagrams that were ignored because of their sender"),
     by: "cause",
@@ -163,6 +162,13 @@ function layOut(table: Readonly<Record<FamilyName, Family>>) {
     Counter: Object.fromEntries(places) as Readonly<Record<FamilyName, number>>,
     COUNTERS_LENGTH: end,
   };
+}
+
+/** Counts so many datagrams, each of which took `ns` nanoseconds, 0 to 2^31 - 1, from receipt to reply. */
+export function noteLatency(counters: Counters, datagrams: number, ns: number): void {
+  const place = 32 - Math.clz32(ns) - FIRST_BITS;
+  counters[Counter.latency + (place < 0 ? 0 : place)]! += datagrams;
+  counters[Counter.latencySum]! += datagrams * ns;
 }
 
 /** Where a figure of a family is; throws if there is no such member. */

@@ -4,6 +4,7 @@ import {
   COUNTERS,
   COUNTERS_LENGTH,
   namedCounts,
+  noteLatency,
   placeOf,
   totals,
 } from "../../lib/daemon/counters.ts";
@@ -54,4 +55,26 @@ Deno.test("totals() leaves out what is 0, the latencies, and gauges that are no 
   counters[Counter.uptime] = 9;
   counters[Counter.requests + METHODS.add.opcode] = 11;
   assertEquals(totals(counters), { sent: 3, "requests.add": 11, blocks: 7 });
+});
+
+Deno.test("noteLatency() counts in the bucket that ends above the time", () => {
+  const cases = [
+    [0, "1024"],
+    [1023, "1024"],
+    [1024, "2048"],
+    [2047, "2048"],
+    [1e6, "1048576"],
+    [2 ** 29, "1073741824"],
+    [2 ** 30 - 1, "1073741824"],
+    [2 ** 30, "inf"],
+    [2 ** 31 - 1, "inf"],
+  ] as const;
+  for (const [ns, bucket] of cases) {
+    const counters = new Float64Array(COUNTERS_LENGTH);
+    noteLatency(counters, 3, ns);
+    noteLatency(counters, 1, ns);
+    const counts = namedCounts(counters).filter(([, count]) => count > 0);
+    const sum = ns === 0 ? [] : [["latencySum", 4 * ns]];
+    assertEquals(counts, [[`latency.${bucket}`, 4], ...sum], `${ns} ns`);
+  }
 });

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { concat } from "@std/bytes";
 import { Drop } from "../../lib/daemon/admission.ts";
-import { Counter, type FamilyName } from "../../lib/daemon/counters.ts";
+import { Counter, COUNTERS, type FamilyName } from "../../lib/daemon/counters.ts";
 import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
 import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
 import {
@@ -247,6 +247,28 @@ const CLAIMS: Claim[] = [
       assertEquals(await one.ask(add), reply(0));
       assertEquals(await two.ask(add), reply(1));
       assertEquals(await one.ask(fields(READ, pointer, 8)), fields(2));
+    },
+  },
+  {
+    claim: "counts what comes and goes, and how long it takes",
+    async test({ engine, options, newClient }) {
+      const client = newClient();
+      const datagrams = 40;
+      for (let i = 0; i < datagrams; i++) await client.ask(fields(MALLOC, 16));
+      assertEquals(await countOf(options, "sent", datagrams), datagrams);
+      const { counters } = options.state.service;
+      assertEquals(counters[Counter.receivedBytes], 16 * datagrams);
+      assertEquals(await countOf(options, "sentBytes", 8 * datagrams), 8 * datagrams);
+      const turns = counters[Counter.turns]!;
+      assert(turns > 0 && turns <= datagrams, `${turns} turns`);
+      // The datagram engine times one of 16.
+      const timed = engine.name === "syscall" ? datagrams : Math.ceil(datagrams / 16);
+      const buckets = COUNTERS.filter(({ family }) => family === "latency");
+      const sum = () => buckets.reduce((sum, { at }) => sum + counters[at]!, 0);
+      for (const end = Date.now() + DEADLINE_MS; sum() < timed && Date.now() < end;) await sleep(1);
+      assertEquals(sum(), timed);
+      assert(counters[Counter.latencySum]! > 0);
+      assertEquals(counters[Counter.busy], 0);
     },
   },
   {

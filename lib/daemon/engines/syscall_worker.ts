@@ -12,7 +12,7 @@
  * the kernel has coalesced (UDP_GRO) is one message that holds many datagrams of the same size.
  */
 
-import { Counter, type Counters } from "../counters.ts";
+import { Counter, type Counters, noteLatency } from "../counters.ts";
 import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
@@ -27,6 +27,7 @@ import {
   Unavailable,
 } from "../../system/libc.ts";
 import { Mapping } from "../../system/mapping.ts";
+import { layOutStopwatch, Stopwatch } from "../../system/stopwatch.ts";
 import {
   Incoming,
   Layout,
@@ -80,12 +81,14 @@ const LAYOUT = new Layout();
 const INCOMING = layOutIncoming(LAYOUT, BATCH);
 const OUTGOING = layOutOutgoing(LAYOUT, MAX_SENDS, REPLIES_BYTES);
 const SELF = layOutPeer(LAYOUT);
+const TIMES = layOutStopwatch(LAYOUT);
 
 class Loop {
   readonly #libc = new Libc();
   readonly #arena = new Arena(this.#libc, LAYOUT.bytes);
   readonly #incoming = new Incoming(this.#libc, this.#arena, INCOMING);
   readonly #outgoing: Outgoing;
+  readonly #stopwatch = new Stopwatch(this.#libc, this.#arena, TIMES);
   readonly #first: number;
   readonly #proven: readonly number[];
   readonly #unproven: readonly number[];
@@ -96,6 +99,8 @@ class Loop {
   readonly #service: Service;
   /** Datagrams that the kernel has dropped so far, modulo 2^32. */
   #drops = 0;
+  /** Datagrams in the messages of this turn. */
+  #datagrams = 0;
 
   constructor({ options, sockets, port, spin, segments, stop }: Start) {
     this.#first = sockets.first;
@@ -159,12 +164,20 @@ class Loop {
     for (;;) {
       const messages = this.#receive();
       if (Atomics.load(this.#stop, 0) !== 0) return; // what came now, or woke us, came too late
+      if (messages === 0) continue;
+      const counters = this.#counters;
+      counters[Counter.busy] = 1;
+      this.#stopwatch.start();
       this.#service.beginTurn();
+      this.#datagrams = 0;
       for (let i = 0; i < messages; i++) this.#serve(i);
       this.#outgoing.flush();
-      this.#counters[Counter.sent] = this.#outgoing.sent;
-      this.#counters[Counter.sentBytes] = this.#outgoing.sentBytes;
-      this.#counters[Counter.sendErrors] = this.#outgoing.lost;
+      const { sent, sentBytes, lost } = this.#outgoing;
+      counters[Counter.sent] = sent;
+      counters[Counter.sentBytes] = sentBytes;
+      counters[Counter.sendErrors] = lost;
+      counters[Counter.busy] = 0;
+      noteLatency(counters, this.#datagrams, this.#stopwatch.stop());
     }
   }
 
@@ -201,6 +214,7 @@ class Loop {
     this.#counters[Counter.receivedBytes]! += bytes;
     let at = 0;
     do { // once for an empty one
+      this.#datagrams++;
       this.#counters[Counter.received]!++;
       const length = Math.min(segment, bytes - at, MAX_DATAGRAM);
       this.#answer(start + at, length, peer);
