@@ -33,9 +33,13 @@ export interface Family {
 
 const ENGINES = { datagram: 0, syscall: 1, quic: 2, cluster: 3 } as const;
 
+/** So many orders has the largest heap. */
+export const ORDERS = 1 + Math.log2(MAX_HEAP / GRAIN);
+
 /** By a block's size in bytes: its order. */
-const ORDERS: Record<string, number> = {};
-for (let order = 0; GRAIN * 2 ** order <= MAX_HEAP; order++) ORDERS[GRAIN * 2 ** order] = order;
+const SIZES = Object.fromEntries(
+  Array.from({ length: ORDERS }, (_, order) => [GRAIN * 2 ** order, order]),
+);
 
 /**
  * Latencies have a bucket for each power of two of nanoseconds: what takes less than 2^10 is in the first
@@ -100,12 +104,12 @@ const TABLE = {
   heap: gauge("size of the heap", "bytes"),
   blocks: gauge("live allocations"),
   bytes: gauge("live allocations, as usable sizes", "bytes"),
-  bytesAsked: gauge("live allocations, as they were asked for", "bytes"),
+  bytesAsked: gauge("about how much of them was asked for, by the mean of each size", "bytes"),
   highWater: gauge("the heap's start to the highest end of an allocation so far", "bytes"),
   largestFree: gauge("the largest malloc that fits now", "bytes"),
   fragmentation: gauge("1 - largest free block / all that is free", "millionths"),
-  liveBlocks: { ...gauge("live blocks"), by: "size", members: ORDERS },
-  freeBlocks: { ...gauge("free blocks"), by: "size", members: ORDERS },
+  liveBlocks: { ...gauge("live blocks"), by: "size", members: SIZES },
+  freeBlocks: { ...gauge("free blocks"), by: "size", members: SIZES },
   work: counter("bytes that were cleared and moved, of the budget of the turns", "bytes"),
 
   replays: counter("repeats answered from the duplicate request cache"),

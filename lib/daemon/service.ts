@@ -6,7 +6,7 @@
 import { Admission, ADMITTED } from "./admission.ts";
 import type { Membership } from "./cluster/membership.ts";
 import { Counter, type Counters } from "./counters.ts";
-import { type Heap, NULL } from "../heap/heap.ts";
+import { type Heap, NULL, orderFor } from "../heap/heap.ts";
 import type { Undo } from "../heap/undo.ts";
 import {
   CLUSTER_REPLY_BODY,
@@ -131,6 +131,8 @@ export type Effect = (typeof Effect)[keyof typeof Effect];
 export class Service {
   readonly counters: Counters;
   readonly heap: Heap;
+  readonly #given: Float64Array;
+  readonly #asked: Float64Array;
   readonly #io: DataView;
   readonly #clock: Int32Array;
   readonly #admission: Admission;
@@ -176,6 +178,8 @@ export class Service {
     const { service, cache, quota, tokens } = options.state;
     this.#undo = undo;
     this.counters = service.counters;
+    this.#given = service.given;
+    this.#asked = service.asked;
     this.#io = new DataView(io.buffer);
     this.#admission = new Admission(options.allow, port, options.lowPorts);
     const { clock } = service;
@@ -483,6 +487,11 @@ export class Service {
       setField(this.#io, body, request.pointer);
       this.#bodyLength = FIELD;
       this.counters[PAYLOAD + request.opcode]! += request.length;
+      if (request.pointer !== NULL) { // it was not freed
+        const order = orderFor(request.length);
+        this.#given[order]!++;
+        this.#asked[order]! += request.length;
+      }
     }
     return this.#refuse(refusal);
   }

@@ -4,7 +4,7 @@
  * that serves changes it, all others may read it; it is plain data and can be sent to them.
  */
 
-import { COUNTERS_LENGTH } from "./counters.ts";
+import { COUNTERS_LENGTH, ORDERS } from "./counters.ts";
 import { cacheShape } from "./duplicate_request_cache.ts";
 import { quotaShape } from "./quota.ts";
 import { tokenShape } from "./token.ts";
@@ -24,7 +24,14 @@ export interface StateOptions {
 }
 
 /** What begins anew with each process. */
-const PASSING = { service: { counters: float64(COUNTERS_LENGTH) } };
+const PASSING = {
+  service: {
+    counters: float64(COUNTERS_LENGTH),
+    /** By order, of all allocations so far: how many, and the bytes that were asked for. */
+    given: float64(ORDERS),
+    asked: float64(ORDERS),
+  },
+};
 
 /** What can outlive it, in a file. */
 export function lastingShapes({ memory, replayCache, quota }: StateOptions) {

@@ -125,7 +125,7 @@ Deno.test("render() shows what was counted, as people write it", () => {
   assertEquals(lines.slice(0, 3), [
     "mallocd 1.2.3 at 127.0.0.1:8081, syscall engine, up 1:02:03",
     `heap   [${"#".repeat(10)}${".".repeat(30)}] 256 MiB of 1 GiB`,
-    "       12 blocks, asked for 200 MiB, largest free 512 MiB, fragmented 33.3%",
+    "       12 blocks, ~200 MiB asked for, largest free 512 MiB, fragmented 33.3%",
   ]);
   assertEquals(lines[4], "time   p50 1.02 us, p99 2.03 us, p99.9 2.05 us; resident 0 B");
   assertEquals(lines.slice(7), [

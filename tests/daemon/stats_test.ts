@@ -65,6 +65,7 @@ Deno.test("stats counts bytes, refusals and drops by what they are about", () =>
     "dropped.lowPort": 2n,
     "dropped.network": 1n,
     "requests.read": 2n,
+    bytesAsked: 330n, // 30 in 32 bytes, and 300 in 512 that have been 100 in 128
     replayEntries: 2n,
     replaySenders: 1n,
     replayRoom: 64n,
