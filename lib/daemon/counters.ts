@@ -110,7 +110,7 @@ const TABLE = {
   fragmentation: gauge("1 - largest free block / all that is free", "millionths"),
   liveBlocks: { ...gauge("live blocks"), by: "size", members: SIZES },
   freeBlocks: { ...gauge("free blocks"), by: "size", members: SIZES },
-  work: counter("bytes that were cleared and moved, of the budget of the turns", "bytes"),
+  work: counter("bytes that were cleared for malloc and moved for realloc", "bytes"),
 
   replays: counter("repeats answered from the duplicate request cache"),
   evictions: counter("replies forgotten, to make room, while they could still be asked for"),

@@ -284,7 +284,13 @@ export class Service {
   /** To be called before each batch of datagrams, which shares one budget of work. */
   beginTurn(): void {
     this.counters[Counter.turns]!++;
+    this.idle();
+  }
+
+  /** To be called instead when there is no datagram. */
+  idle(): void {
     this.heap.beginTurn(this.#clock[0]!);
+    this.counters[Counter.work] = this.heap.worked[0]!;
   }
 
   /** Sections 4 and 5 of the paper; what it leaves open is settled in docs/protocol.md. */

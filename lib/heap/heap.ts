@@ -170,6 +170,8 @@ export class Heap {
    * requests. In an array, because a field would be boxed anew whenever it holds no small integer.
    */
   readonly budget = new Float64Array(1);
+  /** One number, too: bytes that were cleared and moved in the turns that are over. */
+  readonly worked = new Float64Array(1);
   /** For code that runs in the heap; undefined if the heap was not told what its state lies in. */
   readonly inside: Inside | undefined;
   readonly #memory: WebAssembly.Memory;
@@ -249,7 +251,10 @@ export class Heap {
 
   /** Whoever else waits has been served: there is time for work again. `second` is the time. */
   beginTurn(second: number): void {
-    this.budget[0] = this.#workPerTurn;
+    if (this.budget[0] !== this.#workPerTurn) {
+      this.worked[0]! += this.#workPerTurn - this.budget[0]!;
+      this.budget[0] = this.#workPerTurn;
+    }
     this.#reclaimer?.step(second);
   }
 

@@ -74,6 +74,23 @@ Deno.test("stats counts bytes, refusals and drops by what they are about", () =>
   for (const [name, value] of Object.entries(expected)) assertEquals(told.get(name), value, name);
 });
 
+Deno.test("stats tells how many bytes were cleared and moved", () => {
+  const box = new Box({ size: 1024 * 1024 });
+  const work = () => Number(ask(box).get("work"));
+  const malloc4 = fields(malloc.opcode, 4096);
+  assertEquals(box.ask(malloc4), fields(HEAP_BASE));
+  assertEquals(work(), 0, "nobody has written it");
+  box.ask(fields(write.opcode, HEAP_BASE, 1) + "01");
+  box.ask(fields(free.opcode, HEAP_BASE));
+  assertEquals(work(), 0);
+  box.ask(malloc4);
+  assertEquals(work(), 4096, "cleared");
+  box.ask(fields(write.opcode, HEAP_BASE, 1) + "01");
+  box.ask(malloc4); // in the way of growing
+  box.ask(word(7, realloc.opcode) + fields(HEAP_BASE, 8192));
+  assertEquals(work(), 2 * 4096, "moved");
+});
+
 Deno.test("stats is refused for another argument, and for want of room", () => {
   const box = new Box();
   for (const what of [2n, 2n ** 32n, 2n ** 64n - 1n]) {

@@ -164,7 +164,10 @@ class Loop {
     for (;;) {
       const messages = this.#receive();
       if (Atomics.load(this.#stop, 0) !== 0) return; // what came now, or woke us, came too late
-      if (messages === 0) continue;
+      if (messages === 0) {
+        this.#service.idle();
+        continue;
+      }
       const counters = this.#counters;
       counters[Counter.busy] = 1;
       this.#stopwatch.start();
