@@ -1,10 +1,10 @@
 /** A daemon for tests of its clients: the real service behind a real socket of the loopback interface. */
 
-import { Counter, type FamilyName } from "../lib/daemon/counters.ts";
+import { Counter, type FamilyName, sumOf } from "../lib/daemon/counters.ts";
 import { serveDatagram } from "../lib/daemon/engines/datagram.ts";
 import { Gauges } from "../lib/daemon/gauges.ts";
 import { type MethodName, METHODS } from "../lib/protocol/wire.ts";
-import { countOf, newOptions } from "./testing.ts";
+import { newOptions } from "./testing.ts";
 
 export interface DaemonOptions {
   hostname?: string;
@@ -36,7 +36,7 @@ export async function startDaemon(
     server: `${host}:${engine.address.port}`,
     count(name) {
       gauges.refresh();
-      return countOf(counters, name);
+      return sumOf(counters, name);
     },
     requests: (method) => counters[Counter.requests + METHODS[method].opcode]!,
     [Symbol.asyncDispose]: () => engine.close(),

@@ -1,6 +1,6 @@
 /** What tests share: a seeded generator, the service in a box, hex in and hex out, an engine's options. */
 
-import { COUNTERS, type Counters, type FamilyName } from "../lib/daemon/counters.ts";
+import { type Counters, type FamilyName, sumOf } from "../lib/daemon/counters.ts";
 import type { EngineOptions } from "../lib/daemon/engine.ts";
 import { Gauges } from "../lib/daemon/gauges.ts";
 import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
@@ -44,12 +44,6 @@ export class Random {
   bytes(length: number): Uint8Array<ArrayBuffer> {
     return Uint8Array.from({ length }, () => this.word() >>> 24);
   }
-}
-
-/** A figure, or the sum of a family. */
-export function countOf(counters: Counters, family: FamilyName): number {
-  return COUNTERS.filter((figure) => figure.family === family)
-    .reduce((sum, { at }) => sum + counters[at]!, 0);
 }
 
 /** One or more 64-bit fields in hex. */
@@ -142,7 +136,7 @@ export class Box {
 
   /** A figure, or the sum of a family. */
   count(family: FamilyName): number {
-    return countOf(this.counters, family);
+    return sumOf(this.counters, family);
   }
 
   /** Leaves bytes where the next datagram will lie, as an earlier and longer one would. */

@@ -13,13 +13,7 @@ layout=$folder/image
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 umask 022
-
-# The kernel's own (vdso) has no path.
-libraries=$(ldd "$folder/mallocd" | sed -n 's/^.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*\) .*/\1/p')
-# Mount points: /proc the runtime must have.
-mkdir "$work/root" "$work/root/proc" "$work/root/dev"
-install -D "$folder/mallocd" "$work/root/usr/bin/mallocd"
-for library in $libraries; do install -D -m 755 "$library" "$work/root$library"; done
+tools/root.sh "$folder" "$work/root"
 
 rm -rf "$layout"
 umoci init --layout "$layout"

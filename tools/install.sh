@@ -23,6 +23,7 @@ unit() {
   PROGRAM=$program TYPE=$type awk '
     /^ExecStart=/ { $0 = "ExecStart=" ENVIRON["PROGRAM"] }
     /^Type=/ { $0 = "Type=" ENVIRON["TYPE"] }
+    ENVIRON["TYPE"] == "exec" && (/^# It is killed, and/ || /^WatchdogSec=/) { next }
     { print }' \
     contrib/mallocd.service
 }

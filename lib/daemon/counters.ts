@@ -175,6 +175,12 @@ export function noteLatency(counters: Counters, datagrams: number, ns: number): 
   counters[Counter.latencySum]! += datagrams * ns;
 }
 
+/** All figures of a family together. */
+export function sumOf(counters: Counters, family: FamilyName): number {
+  return COUNTERS.filter((figure) => figure.family === family)
+    .reduce((sum, { at }) => sum + counters[at]!, 0);
+}
+
 /** Where a figure of a family is; throws if there is no such member. */
 export function placeOf(family: FamilyName, member: string): number {
   const figure = COUNTERS.find((figure) => figure.family === family && figure.member === member);

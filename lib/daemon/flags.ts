@@ -139,6 +139,7 @@ export const DAEMON_FLAGS = {
   "huge-pages": on("let the heap lie in pages of 2 MiB (syscall engine)"),
   check: on("see whether it could serve with these options, and exit"),
   quiet: on("print errors only"),
+  "log-json": on("print objects of JSON, one a line"),
   ...HELP_FLAGS,
 } as const;
 

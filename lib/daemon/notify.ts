@@ -35,6 +35,19 @@ export function openNotify(address: string | undefined): Notify {
   }
 }
 
+/**
+ * Milliseconds within which the manager wants to hear WATCHDOG=1, or it takes the process for dead
+ * (sd_watchdog_enabled(3)); undefined if it does not wait for that, or for another process.
+ */
+export function watchdogMs(
+  environment: Readonly<Record<string, string>>,
+  pid: number,
+): number | undefined {
+  const { WATCHDOG_USEC: time = "", WATCHDOG_PID: owner } = environment;
+  if (!/^[1-9]\d*$/.test(time) || owner !== undefined && Number(owner) !== pid) return undefined;
+  return Number(time) / 1000;
+}
+
 /** The sockaddr_un; undefined if the address is of another kind, or too long. */
 function socketName(address: string): Uint8Array<ArrayBuffer> | undefined {
   const path = new TextEncoder().encode(address);

@@ -1,7 +1,7 @@
 /** mallocd as a function: a command line in, an engine over a heap, signals until the end, an exit code out. */
 
 import { ServingTime, TICK_MS } from "./clock.ts";
-import { Counter, totals } from "./counters.ts";
+import { Counter, type Counters, sumOf, totals } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
 import { ClusterError } from "./cluster/primary.ts";
 import { ConnectionError, RedisError } from "./cluster/resp.ts";
@@ -14,8 +14,10 @@ import { HeapFile, HeapFileError } from "./heap_file.ts";
 import { type HttpServer, serveHttp } from "./http/server.ts";
 import { HEAP_BASE, MAX_MEMORY32, RANGE_BYTES } from "../heap/heap.ts";
 import { RESERVED } from "./procedures/procedures.ts";
+import { type Log, openLog } from "./log.ts";
 import { memoryLimit } from "./memory_limit.ts";
-import { openNotify } from "./notify.ts";
+import { openNotify, watchdogMs } from "./notify.ts";
+import { Pulse } from "./pulse.ts";
 import { newState, type StateOptions } from "./state.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
 import { Unavailable } from "../system/libc.ts";
@@ -24,6 +26,9 @@ import { parseCommandLine, strayVariables, UsageError, type Values } from "../cl
 import { programHelp } from "../cli/help.ts";
 import { isLoopback } from "../system/address.ts";
 import { VERSION } from "../cli/version.ts";
+
+/** How often the service manager is told what goes on. */
+const STATUS_MS = 5000;
 
 /** How long the engine may take to end. */
 const CLOSE_MS = 2000;
@@ -66,7 +71,8 @@ async function main(args: readonly string[]): Promise<number> {
         (secrets === undefined ? "" : ", or --token-file FILE"),
     );
   }
-  const say = quiet ? () => {} : logfmt;
+  const say = openLog({ json: values["log-json"], quiet });
+  if (values["log-json"]) objects = say;
   const member = memberOptions(values, say);
   const fuel = fuelOf(values);
   // Certificates may be anywhere, so the executable may read everything; the source tree reads its modules.
@@ -115,6 +121,7 @@ async function main(args: readonly string[]): Promise<number> {
     file?.abandon();
     throw startError(error, formatAddress({ hostname: host, port: values.port }));
   });
+  const pulse = new Pulse(counters);
   let http: HttpServer | undefined;
   try {
     http = values.http && serveHttp({
@@ -125,7 +132,7 @@ async function main(args: readonly string[]): Promise<number> {
       gauges,
       base: () => HEAP_BASE + RANGE_BYTES * Number(engine.details?.["range"] ?? 0),
       serving: formatAddress(engine.address),
-      isServing: () => true,
+      isServing: () => pulse.isServing,
     });
   } catch (error) {
     await engine.close();
@@ -148,20 +155,35 @@ async function main(args: readonly string[]): Promise<number> {
   const tick = () => {
     if (!engine.keepsTime) Atomics.store(clock, 0, time.seconds(performance.now()));
     counters[Counter.resident] = Deno.memoryUsage().rss;
+    const wasServing = pulse.isServing;
+    pulse.look();
+    if (pulse.isServing === wasServing) return;
+    say(wasServing ? { msg: "stuck", level: "error" } : { msg: "serving again" });
   };
   tick();
   const ticking = setInterval(tick, TICK_MS);
   const stopSyncing = syncEvery(values.sync, file, say);
   say({ msg: "ready", ...ready, heap_file: file?.path });
-  notify("READY=1", `STATUS=serving on ${formatAddress(engine.address)}`);
+  const rates = new Rates(gauges, counters);
+  const status = () => `STATUS=${rates.status(formatAddress(engine.address))}`;
+  notify("READY=1", status());
+  const reporting = setInterval(() => notify(status()), STATUS_MS);
+  const watchdog = watchdogMs(environment, Deno.pid);
+  const barking = watchdog === undefined ? undefined : setInterval(() => {
+    if (pulse.isServing) notify("WATCHDOG=1");
+  }, watchdog / 2);
   if (anyone && !isLoopback(host) && secrets === undefined) {
-    say({ msg: "warning", reason: "--anyone answers whoever can reach it, unencrypted" });
+    say({
+      msg: "warning",
+      level: "warn",
+      reason: "--anyone answers whoever can reach it, unencrypted",
+    });
   }
   const limit = memoryLimit();
   if (limit !== undefined && values.memory > limit.bytes) {
     const [memory, bytes] = [formatSize(values.memory), formatSize(limit.bytes)];
     const reason = `--memory ${memory} is more than the ${bytes} that this ${limit.owner} has`;
-    say({ msg: "warning", reason });
+    say({ msg: "warning", level: "warn", reason });
   }
   const signal = await Promise.race([signalled, engine.failed ?? signalled])
     .catch((error) => {
@@ -171,7 +193,7 @@ async function main(args: readonly string[]): Promise<number> {
       );
     });
   notify("STOPPING=1");
-  clearInterval(ticking);
+  for (const timer of [ticking, reporting, barking]) clearInterval(timer);
   stopSyncing();
   const isClosed = await Promise.race([
     Promise.all([engine.close(), http?.close()]).then(() => true),
@@ -259,7 +281,7 @@ function openHeapFile(
  * Brings a file to the disk again and again, in a thread of the runtime's. Returns what stops it. It says
  * so once when that fails, and once when it does not any more.
  */
-function syncEvery(seconds: number, file: HeapFile | undefined, say: typeof logfmt): () => void {
+function syncEvery(seconds: number, file: HeapFile | undefined, say: Log): () => void {
   if (file === undefined || seconds === 0) return () => {};
   let pending = false;
   let failing = false;
@@ -268,14 +290,15 @@ function syncEvery(seconds: number, file: HeapFile | undefined, say: typeof logf
     pending = true;
     const failed = !await file.sync();
     pending = false;
-    if (failed !== failing) say({ msg: failed ? "not synced" : "synced again", file: file.path });
+    if (failed && !failing) say({ msg: "not synced", level: "error", file: file.path });
+    else if (!failed && failing) say({ msg: "synced again", file: file.path });
     failing = failed;
   }, seconds * 1000);
   return () => clearInterval(timer);
 }
 
 /** Brings all of it to the disk, which may take its time; a second signal ends the waiting. */
-async function endFile(file: HeapFile, isClosed: boolean, say: typeof logfmt): Promise<void> {
+async function endFile(file: HeapFile, isClosed: boolean, say: Log): Promise<void> {
   const slow = setTimeout(
     () =>
       say({ msg: "syncing", file: file.path, reason: "a second signal leaves that to the kernel" }),
@@ -285,6 +308,30 @@ async function endFile(file: HeapFile, isClosed: boolean, say: typeof logfmt): P
   const isSynced = await Promise.race([file.sync(), impatient.then(() => false)]);
   clearTimeout(slow);
   if (isSynced && isClosed) file.end(); // else the next daemon finds it as if this one had been killed
+}
+
+/** What goes on, in a line for the service manager. */
+class Rates {
+  readonly #gauges: Gauges;
+  readonly #counters: Counters;
+  #requests = 0;
+  #time = performance.now();
+
+  constructor(gauges: Gauges, counters: Counters) {
+    this.#gauges = gauges;
+    this.#counters = counters;
+  }
+
+  /** The requests a second are those since it was last called. */
+  status(address: string): string {
+    this.#gauges.refresh();
+    const [requests, time] = [sumOf(this.#counters, "requests"), performance.now()];
+    const rate = (requests - this.#requests) / Math.max(time - this.#time, 1) * 1000;
+    [this.#requests, this.#time] = [requests, time];
+    const { blocks, bytes } = Counter;
+    return `serving on ${address}: ${Math.round(rate)} requests/s, ` +
+      `${this.#counters[blocks]} blocks, ${this.#counters[bytes]} bytes`;
+  }
 }
 
 /** What the ready line tells of an engine. */
@@ -348,12 +395,12 @@ function secretsOf(
 }
 
 /** Certificates end, and tokens are withdrawn, while a daemon goes on. */
-function reloadOnHangup(engine: Engine, say: typeof logfmt): void {
+function reloadOnHangup(engine: Engine, say: Log): void {
   if (engine.reload === undefined || Deno.build.os === "windows") return;
   Deno.addSignalListener("SIGHUP", () => {
     engine.reload!().then(
       () => say({ msg: "reloaded" }),
-      (error) => logfmt({ msg: "not reloaded", reason: error.message }),
+      (error) => say({ msg: "not reloaded", level: "error", reason: error.message }),
     );
   });
 }
@@ -361,21 +408,6 @@ function reloadOnHangup(engine: Engine, say: typeof logfmt): void {
 /** Without the brackets that an IPv6 address has before a port; localhost is an address for all engines. */
 function hostnameOf(host: string): string {
   return host === "localhost" ? "127.0.0.1" : host.replace(/^\[(.+)\]$/, "$1");
-}
-
-/** One line on stderr (logfmt: key=value, values with blanks in quotes); undefined is left out. */
-function logfmt(fields: Record<string, string | number | undefined>): void {
-  const pairs: string[] = [];
-  for (const [key, value] of Object.entries(fields)) {
-    if (value === undefined) continue;
-    const text = String(value);
-    pairs.push(`${key}=${/[\s"=]/.test(text) ? JSON.stringify(text) : text}`);
-  }
-  try {
-    console.error(pairs.join(" "));
-  } catch {
-    // Whoever should read this is gone, the disk is full: no reason not to serve.
-  }
 }
 
 function formatAddress({ hostname, port }: Engine["address"]): string {
@@ -450,11 +482,17 @@ function startError(error: unknown, address: string, option?: string): unknown {
   );
 }
 
-/** What goes wrong is said in one line on stderr, and what to do about it in another. */
+/** The log, once it is known that it is to be objects. */
+let objects: Log | undefined;
+
+/** What goes wrong is said in one line on stderr, and what to do about it in another; or in an object. */
 function report(error: unknown): number {
-  console.error(`mallocd: ${error instanceof Error ? error.message : error}`);
-  if (error instanceof UsageError || error instanceof StartError) {
-    console.error(`Try: ${error.hint}`);
+  const reason = error instanceof Error ? error.message : String(error);
+  const hint = error instanceof UsageError || error instanceof StartError ? error.hint : undefined;
+  if (objects !== undefined) objects({ msg: "failed", level: "error", reason, try: hint });
+  else {
+    console.error(`mallocd: ${reason}`);
+    if (hint !== undefined) console.error(`Try: ${hint}`);
   }
   return error instanceof UsageError ? 2 : 1;
 }

@@ -106,11 +106,18 @@ for (const engine of engines) {
     const { receive_buffer, address, ...ready } = daemon.ready;
     assertMatch(address!, /^127\.0\.0\.1:[1-9]\d*$/);
     assertEquals(receive_buffer !== undefined, engine === "syscall");
-    assertEquals(ready, { msg: "ready", version: config.version, memory: "64MiB", engine });
+    assertEquals(ready, {
+      level: "info",
+      msg: "ready",
+      version: config.version,
+      memory: "64MiB",
+      engine,
+    });
     assertEquals(await daemon.client("malloc 5"), done(`${FIRST}\n`));
     const { code, stdout, totals } = await daemon.stop();
     assertEquals([code, stdout], [0, ""]);
     assertEquals(totals, {
+      level: "info",
       msg: "stopped",
       signal: "SIGTERM",
       received: "2",
@@ -131,7 +138,7 @@ for (const engine of engines) {
     for (let i = 0; i < 5; i++) {
       await using daemon = await Mallocd.start(["--engine", engine]);
       const { code, totals } = await daemon.stop("SIGINT");
-      assertEquals([code, totals], [0, { msg: "stopped", signal: "SIGINT" }]);
+      assertEquals([code, totals], [0, { level: "info", msg: "stopped", signal: "SIGINT" }]);
     }
   });
 

@@ -1,6 +1,6 @@
 /** `make image`: what is in it, and that the daemon runs on nothing else. */
 
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { ROOT, run } from "./programs.ts";
 
 async function whyNo(tool: string): Promise<string> {
@@ -28,6 +28,16 @@ Deno.test({
       const { user: { uid, gid }, args } = process;
       assertEquals({ uid, gid, args }, { uid: 65532, gid: 65532, args: ["/usr/bin/mallocd"] });
 
+      // The Containerfile makes the same, and says the same of it.
+      const containerfile = await Deno.readTextFile(new URL("Containerfile", ROOT));
+      const [, stage = ""] = containerfile.split("FROM scratch");
+      assertEquals(stage.trim().split("\n").slice(1), [
+        `USER ${uid}:${gid}`,
+        "EXPOSE 8081/udp",
+        `ENTRYPOINT ${JSON.stringify(args)}`,
+      ]);
+      assertStringIncludes(containerfile, "tools/root.sh dist ");
+
       const root = `${bundle}/rootfs`;
       const { stdout: files } = await run("find", [root, "-type", "f"]);
       const [programs, libraries] = [/\/usr\/bin\//, /\.so\./].map((kind) =>
@@ -46,7 +56,7 @@ Deno.test({
       ];
       const check = await run("bwrap", [...box, ...nobody, ...args, "--check", "--port", "0"]);
       assertEquals(check.code, 0, check.stderr);
-      assertMatch(check.stderr, /^msg=checked /);
+      assertMatch(check.stderr, /^level=info msg=checked /);
     } finally {
       await Deno.remove(folder, { recursive: true });
     }

@@ -255,11 +255,11 @@ own.sendto(MALLOC, ("127.0.0.1", port))
 own.recv(64)
 for name in (signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1): daemon.send_signal(name)
 totals = daemon.stderr.readline()
-if "msg=totals received=1 " not in totals: sys.exit(totals)
+if "level=info msg=totals received=1 " not in totals: sys.exit(totals)
 daemon.terminate()
 end = daemon.stderr.read()
 # The answer can be here before it has been counted there.
-counts = lambda line: [pair for pair in line.split() if re.match(r"(?!msg|signal|sent)", pair)]
+counts = lambda line: [pair for pair in line.split() if re.match(r"(?!level|msg|signal|sent)", pair)]
 if daemon.wait() != 0 or counts(end) != counts(totals): sys.exit(totals + end)
 print("fine")
 `,
@@ -270,7 +270,7 @@ testOnNetwork(
   "",
   `
 daemon, port, _ = start("--host", "10.9.0.1", "--anyone")
-if not daemon.stderr.readline().startswith("msg=warning reason="): sys.exit("no warning")
+if not daemon.stderr.readline().startswith("level=warn msg=warning reason="): sys.exit("no warning")
 daemon.terminate()
 if daemon.stderr.read().count("\\n") != 1: sys.exit("more than one line")
 print("fine")

@@ -25,18 +25,28 @@ async function whyNoPython(): Promise<string> {
 
 const NO_MANAGER = NO_FFI || await whyNoPython();
 
-async function told(address: string, options: string[]): Promise<string[]> {
+const READY_AND_STOPPING = 2;
+
+/** What a daemon tells, in so many messages. */
+async function told(
+  address: string,
+  options: string[],
+  { env = {}, count = READY_AND_STOPPING }: { env?: Record<string, string>; count?: number } = {},
+): Promise<string[]> {
   const manager = new Deno.Command("python3", {
-    args: ["-c", MANAGER, address, "2"],
+    args: ["-c", MANAGER, address, String(count)],
     stdout: "piped",
   }).spawn();
   const lines = manager.stdout.pipeThrough(new TextDecoderStream()).getReader();
   let text = (await lines.read()).value ?? ""; // it is bound
-  const env = { NOTIFY_SOCKET: address };
-  const daemon = await Mallocd.start(options, { env });
-  const ended = await daemon.stop();
-  assertEquals(ended.code, 0, ended.stderr);
+  const daemon = await Mallocd.start(options, { env: { NOTIFY_SOCKET: address, ...env } });
+  const stop = async () => {
+    const ended = await daemon.stop();
+    assertEquals(ended.code, 0, ended.stderr);
+  };
+  if (count === READY_AND_STOPPING) await stop(); // else it has more to say before
   for (let part; !(part = await lines.read()).done;) text += part.value;
+  if (count !== READY_AND_STOPPING) await stop();
   await manager.status;
   return text.trim().split("\n").slice(1).map((line) => JSON.parse(line));
 }
@@ -53,7 +63,7 @@ for (const engine of ["datagram", "syscall"]) {
         try {
           const address = kind === "path" ? `${folder}/notify` : `@${folder}`;
           const [ready, stopping] = await told(address, ["--engine", engine]);
-          assertMatch(ready!, /^READY=1\nSTATUS=serving on 127\.0\.0\.1:\d+$/);
+          assertMatch(ready!, /^READY=1\nSTATUS=serving on 127\.0\.0\.1:\d+: 0 requests\/s, /);
           assertEquals(stopping, "STOPPING=1");
         } finally {
           await Deno.remove(folder, { recursive: true });
@@ -62,6 +72,58 @@ for (const engine of ["datagram", "syscall"]) {
     });
   }
 }
+
+for (const engine of ["datagram", "syscall"]) {
+  Deno.test({
+    name:
+      `mallocd says WATCHDOG=1 and its rates while it serves, with the engine ${engine}${NO_MANAGER}`,
+    ignore: NO_MANAGER !== "",
+    async fn() {
+      const folder = await Deno.makeTempDir({ prefix: "mallocd-notify-" });
+      try {
+        const options = ["--engine", engine];
+        const env = { WATCHDOG_USEC: "100000" };
+        const [ready, ...barks] = await told(`${folder}/notify`, options, { env, count: 4 });
+        assertMatch(ready!, /: 0 requests\/s, 0 blocks, 0 bytes$/);
+        assertEquals(barks, ["WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"]);
+      } finally {
+        await Deno.remove(folder, { recursive: true });
+      }
+    },
+  });
+}
+
+Deno.test({
+  name: `mallocd leaves a watchdog alone that is another process's${NO_MANAGER}`,
+  ignore: NO_MANAGER !== "",
+  async fn() {
+    const folder = await Deno.makeTempDir({ prefix: "mallocd-notify-" });
+    try {
+      const env = { WATCHDOG_USEC: "1000", WATCHDOG_PID: "1" };
+      const lines = await told(`${folder}/notify`, [], { env });
+      assertEquals(lines.map((line) => line.split("\n")[0]), ["READY=1", "STOPPING=1"]);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
+
+Deno.test("mallocd --log-json prints objects, errors and all", async () => {
+  await using daemon = await Mallocd.start(["--log-json"]);
+  const taken = await run(MALLOCD, ["--log-json", "--port", String(daemon.port)]);
+  assertEquals([taken.code, JSON.parse(taken.stderr)], [1, {
+    level: "error",
+    msg: "failed",
+    reason: `${daemon.server} is already in use`,
+    try: "stop what listens there, or take another --port, 0 for any free one",
+  }]);
+  const { stderr } = await daemon.stop();
+  const [ready, stopped] = stderr.trimEnd().split("\n").map((line) => JSON.parse(line));
+  assertEquals([ready.level, ready.msg, ready.address], ["info", "ready", daemon.server]);
+  assertEquals(stopped, { level: "info", msg: "stopped", signal: "SIGTERM" });
+  const misused = await run(MALLOCD, ["--log-json", "--memory", "lots"]);
+  assertEquals([misused.code, misused.stderr.startsWith("mallocd: --memory cannot be")], [2, true]);
+});
 
 Deno.test("mallocd serves when nobody listens at NOTIFY_SOCKET, or nobody could", async () => {
   for (const address of ["/nonexistent/notify", "@nobody", "relative", "", "/" + "x".repeat(200)]) {
@@ -75,7 +137,7 @@ Deno.test("mallocd --check ends at once, and says whether it could serve", async
   const check = (...options: string[]) => run(MALLOCD, ["--check", ...options]);
   const { code, stdout, stderr } = await check("--port", "0");
   assertEquals([code, stdout], [0, ""]);
-  assertMatch(stderr, /^msg=checked version=\S+ address=127\.0\.0\.1:\d+ .*engine=\w+/);
+  assertMatch(stderr, /^level=info msg=checked version=\S+ address=127\.0\.0\.1:\d+ .*engine=\w+/);
   await using daemon = await Mallocd.start();
   const taken = await check("--port", String(daemon.port));
   assertEquals(taken.code, 1);

@@ -89,6 +89,11 @@ export function parseLogfmt(line: string): Record<string, string> {
   return Object.fromEntries(pairs);
 }
 
+/** The pairs of a line of the log, which is logfmt or JSON. */
+function parseLine(line: string): Record<string, string> {
+  return line.startsWith("{") ? JSON.parse(line) : parseLogfmt(line);
+}
+
 /** What a daemon said when it ended. */
 export interface Ended extends Outcome {
   /** The counts of the totals line; those that are 0 are not in it. */
@@ -140,7 +145,7 @@ export class Mallocd implements AsyncDisposable {
   /** The pairs of its first line. */
   get ready(): Record<string, string> {
     const [line = ""] = this.#stderr.split("\n");
-    return parseLogfmt(line);
+    return parseLine(line);
   }
 
   get server(): string {
@@ -185,7 +190,7 @@ export class Mallocd implements AsyncDisposable {
     clearTimeout(timer);
     const { code } = await this.#child.status;
     const line = this.#stderr.split("\n").find((line) => line.startsWith("msg=stopped "));
-    const totals = line ? parseLogfmt(line) : {};
+    const totals = line ? parseLine(line) : {};
     return { code, stdout: await this.#stdout, stderr: this.#stderr, totals };
   }
 

@@ -284,7 +284,10 @@ quicTest(
       await end(old);
       const { code, stderr } = await daemon.stop();
       assertEquals(code, 0);
-      assertMatch(stderr, /\nmsg=reloaded\nmsg="not reloaded" reason="Cannot find a token in /);
+      assertMatch(
+        stderr,
+        /\nlevel=info msg=reloaded\nlevel=error msg="not reloaded" reason="Cannot find a token in /,
+      );
     } finally {
       await Deno.remove(folder, { recursive: true });
     }

@@ -1,5 +1,6 @@
 /** The flags of a daemon in a cluster: what they mean together, and the files that they name. */
 
+import type { Log } from "../log.ts";
 import { UsageError, type Values } from "../../cli/flags.ts";
 import type { DAEMON_FLAGS } from "../flags.ts";
 import type { ClusterOptions } from "./range.ts";
@@ -15,7 +16,7 @@ export interface MemberOptions extends ClusterOptions {
   /** Bytes of the log after which a standby makes a snapshot. */
   readonly trim: number;
   /** Tells the operator. */
-  readonly say: (fields: Record<string, string | number | undefined>) => void;
+  readonly say: Log;
 }
 
 /** The flags that mean nothing without --cluster. */
