@@ -24,7 +24,7 @@ export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 
-.PHONY: run build test test-clients test-page test-cluster check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
+.PHONY: run build test test-clients test-page test-cluster soak check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
 
 # The packages that only benches need: whoever tests or builds does not fetch what is in deno.lock in vain.
 BENCH_LOCK := --lock=bench/deno.lock
@@ -53,6 +53,9 @@ test-page: | $(DENO_FILE) ## look at the page of --http in Chromium; as root on 
 test-cluster: build | $(DENO_FILE) ## test daemons in a Redis Cluster of the tests' own; as root on Debian it installs that
 	@tools/packages.sh redis-server redis-tools openssl
 	$(DENO) test -P=programs tests/cluster/
+
+soak: build | $(DENO_FILE) ## kill daemons over a heap file for some minutes
+	$(DENO) test -q -P=programs tests/soak/
 
 check: | $(DENO_FILE) ## check format, lint, types, and what would be published
 	$(DENO) fmt --check

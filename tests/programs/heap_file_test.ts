@@ -2,54 +2,24 @@
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { HEAP_BASE } from "../../lib/heap/heap.ts";
-import { HeapFile, HeapFileError, mapHeap } from "../../lib/daemon/heap_file.ts";
+import { HeapFile, HeapFileError } from "../../lib/daemon/heap_file.ts";
 import type { StateOptions } from "../../lib/daemon/state.ts";
-import { statusOf } from "../../lib/system/file.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
-import { Box, fields, Random, word } from "../testing.ts";
+import { fields, Random, word } from "../testing.ts";
 import { done, MALLOCD, Mallocd, misused, run } from "./programs.ts";
 import { killUnderLoad } from "./killing.ts";
-
-statusOf("/"); // loads libc, which no test is to be blamed for
-
-const SIZE = 1024 * 1024;
-const OPTIONS = { memory: SIZE, replayCache: 16 };
-const SECTOR = 512;
-
-/** A folder for the files of a test. */
-async function withFolder(test: (folder: string) => unknown): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await test(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
-/** A daemon over a file, without a socket. */
-function start(path: string, options: StateOptions = OPTIONS) {
-  const file = HeapFile.open(path, options, { sparse: true });
-  file.begin();
-  const { memory, undo } = mapHeap(file.place, file.state);
-  return {
-    file,
-    box: new Box({ ...options, size: options.memory, state: file.state, memory, undo }),
-  };
-}
-
-const malloc = (tag: number, length: number) => word(tag, METHODS.malloc.opcode) + fields(length);
-const write = (address: number, hex: string) =>
-  fields(METHODS.write.opcode, address, hex.length / 2) + hex;
-const read = (address: number, length: number) => fields(METHODS.read.opcode, address, length);
-
-/** A file in which there is something, left by a daemon that was killed or has ended. */
-function leave(path: string, how: "killed" | "ended", options: StateOptions = OPTIONS): void {
-  const { file, box } = start(path, options);
-  for (let i = 0; i < 20; i++) box.ask(malloc(i + 1, 100 * i));
-  box.ask(write(HEAP_BASE + 5000, "616263"));
-  if (how === "ended") file.end();
-  else file.close();
-}
+import {
+  flipBits,
+  leave,
+  malloc,
+  OPTIONS,
+  read,
+  SECTOR,
+  SIZE,
+  start,
+  withFolder,
+  write,
+} from "./heap_files.ts";
 
 /** Has a file refused, for a reason, and makes sure that it was left alone. */
 async function refuse(
@@ -143,33 +113,7 @@ Deno.test("HeapFile refuses a file in use after the machine went down", async ()
 });
 
 Deno.test("HeapFile finds every bit that flips in what it knows, or it does not matter", async () => {
-  await withFolder(async (folder) => {
-    const path = `${folder}/heap`;
-    const seed = 3;
-    const random = new Random(seed);
-    leave(path, "ended");
-    const { heapAt, heap } = HeapFile.open(path, OPTIONS, { sparse: true }).place;
-    const content = await Deno.readFile(path);
-    const state = heapAt + heap;
-    const open = () => HeapFile.open(`${folder}/flipped`, OPTIONS, { sparse: true });
-    let found = 0;
-    for (let flip = 0; flip < 200; flip++) {
-      const at = random.chance(0.3)
-        ? random.below(SECTOR)
-        : state + random.below(content.length - state);
-      const bytes = content.slice();
-      bytes[at]! ^= 1 << random.below(8);
-      await Deno.writeFile(`${folder}/flipped`, bytes);
-      try {
-        open().close();
-        assert(at < SECTOR && at >= 22 * 8, `seed ${seed}, flip ${flip}: at ${at}`); // after the header
-      } catch (error) {
-        if (!(error instanceof HeapFileError)) throw error;
-        found++;
-      }
-    }
-    assert(found > 150, `found ${found}`);
-  });
+  await withFolder((folder) => flipBits(folder, { flips: 200, seed: 3 }));
 });
 
 Deno.test("findFault() finds none in what a killed daemon leaves, and every bit that flips in its blocks", async () => {
