@@ -2,6 +2,7 @@
 
 import { type Flags, UsageError, type Values } from "../cli/flags.ts";
 import type { BENCH_FLAGS } from "./commands/bench.ts";
+import { isLoopback } from "../system/address.ts";
 import { Unavailable } from "../system/libc.ts";
 import { DenoWire } from "./load/deno_wire.ts";
 import { LibcWire } from "./load/libc_wire.ts";
@@ -16,6 +17,8 @@ export async function bench(
   values: Values<Flags>,
 ): Promise<boolean> {
   const flags = values as Values<typeof BENCH_FLAGS>;
+  const { hostname: server, port } = parseServer(remote.server)!;
+  const hostname = await resolve(server);
   const workload: Workload = {
     protocol: remote.protocol,
     clients: flags.clients,
@@ -25,13 +28,13 @@ export async function bench(
     sizes: flags.size,
     rate: flags.rate,
     timeout,
+    proves: !isLoopback(hostname),
   };
   const problem = problemOf(workload);
   if (problem !== undefined) {
     throw new UsageError(`bench: ${problem}`, "mallocd-client bench --help tells more");
   }
-  const { hostname, port } = parseServer(remote.server)!;
-  const peer: Deno.NetAddr = { transport: "udp", hostname: await resolve(hostname), port };
+  const peer: Deno.NetAddr = { transport: "udp", hostname, port };
   const wire = openWire(peer, workload.clients, flags.coalesce, terminal);
   try {
     const report = await runLoad(workload, flags.seconds, { remote, wire, terminal });

@@ -15,6 +15,8 @@
 
 /** RFC 2553 and ip(7): the longer of the two, a sockaddr_in6. */
 export const SOURCE_BYTES = 28;
+/** Where a sockaddr_in6 has its scope, little-endian. */
+export const SCOPE = 24;
 
 export const FAMILY_INET = 2;
 const FAMILY_INET6 = 10;

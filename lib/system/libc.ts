@@ -184,6 +184,17 @@ export class Libc {
     return this.symbols.addressOf(buffer, buffer, 0n);
   }
 
+  /**
+   * The number of the interface that an IPv6 address names after "%" (RFC 4007, section 11); 0 if it names
+   * none, undefined if there is no such interface.
+   */
+  scopeOf(hostname: string): number | undefined {
+    const [, zone] = hostname.split("%");
+    if (zone === undefined) return 0;
+    if (/^\d+$/.test(zone)) return Number(zone);
+    return this.symbols.if_nametoindex(new TextEncoder().encode(`${zone}\0`)) || undefined;
+  }
+
   close(): void {
     this.#library.close();
   }

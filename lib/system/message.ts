@@ -125,11 +125,9 @@ export class Incoming {
     }
   }
 
-  /** Returns how many messages came, `most` at the most, or, negative, the error. */
+  /** Returns how many messages came, `most` at the most, or -1: the reason is in errno of this thread. */
   receive(socket: number, most: number, flags: number): number {
-    const { recvmmsg } = this.#libc.symbols;
-    const messages = recvmmsg(socket, this.#headers, most, flags, NO_TIMEOUT);
-    return messages < 0 ? -this.#libc.errno() : messages;
+    return this.#libc.symbols.recvmmsg(socket, this.#headers, most, flags, NO_TIMEOUT);
   }
 
   /** Where message i begins, its length, and its peer. */
@@ -199,8 +197,8 @@ const DESTINATIONS = 1024;
 
 /**
  * Datagrams that wait to be sent together. Those of equal size through one socket to one peer are one
- * stretch of memory, which goes out as one message. Sending never waits: what the kernel will not take is
- * lost, as datagrams may be.
+ * stretch of memory, which goes out as one message. Sending does not wait, unless the flags of sendmmsg(2)
+ * say so: what the kernel will not take is lost, as datagrams may be.
  */
 export class Outgoing {
   /** Datagrams that the kernel took and their bytes, and those that it did not. */
@@ -214,6 +212,7 @@ export class Outgoing {
   readonly #clock: Int32Array;
   /** The addresses of the headers. */
   readonly #headers: readonly bigint[];
+  readonly #flags: number;
   /** For each message its socket, and how many datagrams it is. */
   readonly #sockets: Int32Array;
   readonly #counts: Int32Array;
@@ -240,8 +239,10 @@ export class Outgoing {
     layout: ReturnType<typeof layOutOutgoing>,
     segments: boolean,
     clock: Int32Array,
+    flags = MSG_DONTWAIT,
   ) {
     this.#libc = libc;
+    this.#flags = flags;
     this.#arena = arena;
     this.#view = arena.view;
     this.#layout = layout;
@@ -370,7 +371,7 @@ export class Outgoing {
     const { sendmmsg } = this.#libc.symbols;
     for (;;) {
       const socket = this.#sockets[message]!;
-      const sent = sendmmsg(socket, this.#headers[message]!, count, MSG_DONTWAIT);
+      const sent = sendmmsg(socket, this.#headers[message]!, count, this.#flags);
       if (sent > 0) return sent;
       const errno = this.#libc.errno();
       // A signal came in between, or the error is that of an earlier datagram: this one was not tried.

@@ -55,7 +55,7 @@ class Bench {
   readonly #bytes = new Uint8Array(2 * REPLY);
   readonly #inFlight: { client: number; reply: Uint8Array }[] = [];
 
-  constructor(workload: Workload) {
+  constructor(workload: Workload, readonly host = "127.0.0.1") {
     this.load = new Load(workload, new DataView(this.#bytes.buffer), this.histogram);
     for (const client of this.load.clients) {
       for (let i = 0; i < BLOCKS; i++) {
@@ -77,7 +77,7 @@ class Bench {
   send(): number {
     let sent = 0;
     this.load.clients.forEach((client, i) => {
-      this.box.from("127.0.0.1", 40000 + i);
+      this.box.from(this.host, 40000 + i);
       for (let length; (length = client.next(REQUEST)) > 0; sent++) {
         assert(length <= MAX_DATAGRAM);
         const reply = this.box.askBytes(this.#bytes.subarray(REQUEST, REQUEST + length));
@@ -104,6 +104,41 @@ class Bench {
 }
 
 const FLAWLESS = { lost: 0, wrong: 0, refused: 0 };
+
+Deno.test("Load proves its addresses to a daemon that answers nobody else at length", () => {
+  const proves = { ...MIXED, perDatagram: 4, proves: true };
+  const [proven, unproven] = [proves, { ...proves, proves: false }].map((workload) => {
+    const bench = new Bench(workload, "192.0.2.1");
+    for (let turn = 0; turn < 200; turn++) {
+      bench.load.now = turn;
+      bench.send();
+      bench.receive();
+    }
+    return bench;
+  });
+  assertEquals(proven!.outcome, FLAWLESS);
+  assert(proven!.load.requests > 1000);
+  assert(unproven!.outcome.refused > 0);
+});
+
+Deno.test("Load proves its addresses again when hello is lost and when the token has expired", () => {
+  const bench = new Bench({ ...READS, perDatagram: 4, proves: true }, "192.0.2.1");
+  assertEquals([bench.send(), bench.send()], [1, 0], "nothing but a hello");
+  bench.receive(() => undefined);
+  for (const second of [1, 2000]) { // KEY_SECONDS are 600
+    bench.box.clock[0] = second;
+    bench.load.now = 1000 * second;
+    for (let turn = 0; turn < 10; turn++) {
+      bench.send();
+      bench.receive();
+    }
+    const before = bench.outcome.refused;
+    bench.send();
+    bench.receive();
+    assertEquals(bench.outcome.refused, before);
+  }
+  assertEquals(bench.outcome.wrong, 0);
+});
 
 Deno.test("parseMix() takes each method once, with a weight", () => {
   assertEquals(parseMix("read=1"), { ...NONE, read: 1 });

@@ -10,8 +10,10 @@ import {
   Flag,
   METHODS,
   Reply,
+  SESSION,
   setField,
 } from "../../protocol/wire.ts";
+import { ERRNO } from "../../protocol/errno.ts";
 import { fillBlock, holdsBlock, holdsZeros } from "./contents.ts";
 import type { Ledger } from "./ledger.ts";
 import { opcodesOf, pickLength, type Sizes } from "./workload.ts";
@@ -23,6 +25,12 @@ const WRITE = METHODS.write.opcode;
 const REALLOC = METHODS.realloc.opcode;
 const CAS = METHODS.cas.opcode;
 const ADD = METHODS.add.opcode;
+const HELLO = METHODS.hello.opcode;
+
+/** Where the token lies in the reply to a hello in a session, and what is then sent along with it. */
+const TOKEN_AT = 5 * FIELD;
+/** How long an answer to a hello is waited for before it is sent again, in milliseconds. */
+const HELLO_WAIT_MS = 100;
 
 /** Blocks that a client begins with. */
 export const BLOCKS = 32;
@@ -50,6 +58,10 @@ export class Client {
   /** Slots without a datagram: the first #idle of #idleSlots. */
   readonly #idleSlots: Int32Array;
   #idle: number;
+  /** When it is to say hello, so that it gets a token; Infinity if it need not. */
+  #helloDue: number;
+  /** The token, two words: both 0 while there is none. */
+  readonly #token = new Int32Array(2);
   /** By slot: when its datagram was due, and when it is lost; Infinity if there is none. */
   readonly #since: Float64Array;
   readonly #deadline: Float64Array;
@@ -103,11 +115,12 @@ export class Client {
   readonly #reply = new Reply();
 
   constructor(ledger: Ledger, io: DataView, index: number) {
-    const { protocol, inFlight, perDatagram, mix, sizes } = ledger.workload;
+    const { protocol, inFlight, perDatagram, mix, sizes, proves = false } = ledger.workload;
     this.#ledger = ledger;
     this.#io = io;
     this.#index = index;
     this.#tagged = protocol === "tagged";
+    this.#helloDue = proves && this.#tagged ? 0 : Infinity;
     this.#inFlight = inFlight;
     this.#perDatagram = perDatagram;
     this.#opcodes = opcodesOf(mix);
@@ -178,10 +191,11 @@ export class Client {
 
   /** Whether there is something to be received. */
   get isWaiting(): boolean {
-    return this.#idle < this.#inFlight;
+    return this.#idle < this.#inFlight || this.#helloDue !== Infinity;
   }
 
   get untilDue(): number {
+    if (this.#helloDue !== Infinity) return this.#helloDue - this.#ledger.now;
     return this.#idle === 0 || this.#due > this.#ledger.end
       ? Infinity
       : this.#due - this.#ledger.now;
@@ -190,6 +204,7 @@ export class Client {
   /** Writes the next datagram that is due to `at`; the result is its length, 0 if none is. */
   next(at: number): number {
     const { now, end, interval, done, workload } = this.#ledger;
+    if (this.#helloDue !== Infinity) return this.#hello(at);
     if (this.#due > now || this.#due > end) return 0;
     if (this.#idle === 0) {
       this.#isHeld = true;
@@ -204,7 +219,14 @@ export class Client {
     const first = slot * this.#perDatagram;
     const tag = (this.#turn[slot]! * this.#inFlight + slot) * this.#perDatagram;
     let length = 0;
-    for (let i = 0; i < this.#perDatagram; i++) {
+    if (this.#isProven) {
+      // The first request's word goes before the session, its fields behind it.
+      length = SESSION + this.#request(at + SESSION, first, tag);
+      this.#beginSession(at);
+    } else {
+      length = this.#request(at, first, tag);
+    }
+    for (let i = 1; i < this.#perDatagram; i++) {
       length += this.#request(at + length, first + i, tag + i);
     }
     this.#sent++;
@@ -219,6 +241,40 @@ export class Client {
     this.#deadline[slot] = now + workload.timeout;
     if (!this.#tagged) this.#queue[(this.#oldest + this.#queued++) % this.#inFlight] = slot;
     return length;
+  }
+
+  get #isProven(): boolean {
+    return (this.#token[0]! | this.#token[1]!) !== 0;
+  }
+
+  /** Writes a hello in a session, if it is due, and returns its length. */
+  #hello(at: number): number {
+    if (this.#helloDue > this.#ledger.now) return 0;
+    this.#helloDue = this.#ledger.now + HELLO_WAIT_MS;
+    this.#token.fill(0);
+    this.#io.setInt32(at + SESSION, 0);
+    this.#io.setInt32(at + SESSION + 4, Flag.tagged << 8 | HELLO);
+    this.#beginSession(at);
+    return FIELD + SESSION;
+  }
+
+  /** Puts epoch 0, which is none, and the token behind the word of the request that stands at `at + SESSION`. */
+  #beginSession(at: number): void {
+    const io = this.#io;
+    io.setInt32(at, io.getInt32(at + SESSION));
+    io.setInt32(at + 4, io.getInt32(at + SESSION + 4) | Flag.session << 8);
+    io.setInt32(at + FIELD, 0);
+    io.setInt32(at + FIELD + 4, 0);
+    io.setInt32(at + 2 * FIELD, this.#token[0]!);
+    io.setInt32(at + 2 * FIELD + 4, this.#token[1]!);
+  }
+
+  /** Takes a token; a daemon that knows no sessions refuses, and wants none. */
+  #takeHello({ status, body, bodyLength }: Reply): void {
+    this.#helloDue = Infinity;
+    if (status !== 0 || bodyLength < TOKEN_AT + FIELD) return;
+    this.#token[0] = this.#io.getInt32(body + TOKEN_AT);
+    this.#token[1] = this.#io.getInt32(body + TOKEN_AT + 4);
   }
 
   /** Takes a datagram that came from the daemon. */
@@ -395,6 +451,7 @@ export class Client {
       ledger.wrong++; // and what it should have answered will be lost
       return;
     }
+    if (reply.opcode === HELLO) return this.#takeHello(reply);
     const datagram = Math.floor(reply.tag / this.#perDatagram);
     const slot = datagram % this.#inFlight;
     const isCurrent = this.#turn[slot] === Math.floor(datagram / this.#inFlight);
@@ -405,6 +462,9 @@ export class Client {
       const entry = first + i;
       const isReply = decodeReply(this.#io, at, end, reply) && reply.tag === tag + i &&
         reply.opcode === this.#opcode[entry];
+      if (isReply && reply.status === ERRNO.EPERM && this.#helloDue === Infinity) {
+        if (this.#isProven) this.#helloDue = ledger.now; // the token has expired
+      }
       if (isReply && reply.status !== 0) this.#refuse(entry);
       else if (!isReply || !this.#isRight(entry, reply.body, reply.bodyLength)) this.#wrong(entry);
       ledger.done[this.#opcode[entry]!]!++;

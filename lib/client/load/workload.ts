@@ -1,7 +1,7 @@
 /** What the load generator is to send: which methods, how often each, and blocks of which sizes. */
 
 import { formatSize, parseSize } from "../../cli/sizes.ts";
-import { FIELD, MAX_DATAGRAM, METHODS } from "../../protocol/wire.ts";
+import { FIELD, MAX_DATAGRAM, METHODS, SESSION } from "../../protocol/wire.ts";
 
 const MIXED = ["read", "write", "malloc", "free", "realloc", "cas", "add"] as const;
 export type Mixed = (typeof MIXED)[number];
@@ -70,10 +70,14 @@ export interface Workload {
   readonly rate?: number | undefined;
   /** Milliseconds after which a datagram without a reply is lost. */
   readonly timeout: number;
+  /** Whether clients of the tagged protocol prove their addresses first, as on a network they have to. */
+  readonly proves?: boolean;
 }
 
 /** Why there can be no such load, undefined if there can. */
-export function problemOf({ protocol, perDatagram, mix, sizes }: Workload): string | undefined {
+export function problemOf(
+  { protocol, perDatagram, mix, sizes, proves = false }: Workload,
+): string | undefined {
   if (protocol === "classic" && perDatagram > 1) {
     return "a classic datagram holds one request";
   }
@@ -83,7 +87,8 @@ export function problemOf({ protocol, perDatagram, mix, sizes }: Workload): stri
   if (protocol === "classic" && mix.realloc + mix.cas + mix.add > 0) {
     return "the classic protocol has no realloc, cas and add: leave them out of --mix";
   }
-  const most = Math.floor(MAX_DATAGRAM / perDatagram) - 3 * FIELD;
+  const session = proves ? SESSION : 0;
+  const most = Math.floor((MAX_DATAGRAM - session) / perDatagram) - 3 * FIELD;
   if (most < Math.max(sizes.max, FIELD)) {
     const remedy = most < FIELD ? "use fewer" : `with --size ${most} they would fit`;
     return `--per-datagram ${perDatagram} writes of ${sizes.max} bytes are more than a datagram can carry: ${remedy}`;

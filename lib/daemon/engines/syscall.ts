@@ -14,6 +14,7 @@ import {
   isLoopback,
   isWildcard,
   parseAddress,
+  SCOPE,
   SOURCE_BYTES,
   writeSource,
 } from "../../system/address.ts";
@@ -155,8 +156,6 @@ const BIND_ERRORS: Readonly<Record<number, [new (message: string) => Error, stri
 /** One instruction of classic BPF, <linux/bpf_common.h>: BPF_RET | BPF_K, of 0. */
 const BPF_INSTRUCTION = 8;
 const RETURN = Uint8Array.from([0x06, 0, 0, 0, 0, 0, 0, 0]);
-/** Of a sockaddr_in6. */
-const SCOPE = 24;
 
 /** A UDP socket, bound. It is outside Deno's own: no resource, and no permission but that for libc. */
 class Socket {
@@ -176,7 +175,9 @@ class Socket {
     this.#libc = libc;
     const name = this.#name = new DataView(new ArrayBuffer(SOURCE_BYTES));
     writeSource(name, 0, hostname, port);
-    name.setUint32(SCOPE, this.#scopeOf(hostname), true);
+    const scope = libc.scopeOf(hostname);
+    if (scope === undefined) throw new Error(`there is no interface ${hostname.split("%")[1]}`);
+    name.setUint32(SCOPE, scope, true);
     const family = name.getUint16(0, true);
     this.fd = libc.symbols.socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (this.fd >= 0) this.#fds.push(this.fd);
@@ -191,16 +192,6 @@ class Socket {
     }
     this.port = name.getUint16(2);
     setSendBuffer(libc, this.fd);
-  }
-
-  /** The number of the interface that an IPv6 address names after "%" (RFC 4007, section 11); 0 if none. */
-  #scopeOf(hostname: string): number {
-    const [, zone] = hostname.split("%");
-    if (zone === undefined) return 0;
-    if (/^\d+$/.test(zone)) return Number(zone);
-    const index = this.#libc.symbols.if_nametoindex(new TextEncoder().encode(`${zone}\0`));
-    if (index === 0) throw new Error(`there is no interface ${zone}`);
-    return index;
   }
 
   /**

@@ -148,7 +148,7 @@ class Loop {
           this.#incoming.segmentOf(0);
           missing--;
         }
-      } else if (messages !== -Errno.EAGAIN && messages !== -Errno.EINTR) {
+      } else if (!this.#isEmpty()) {
         throw new Unavailable("Cannot receive by recvmmsg");
       } else {
         if (performance.now() - start > PROBE_MS) {
@@ -196,10 +196,16 @@ class Loop {
     return this.#service.heap.isReclaiming ? 0 : this.#tryReceive(MSG_WAITFORONE);
   }
 
+  /** Whether nothing was received because nothing was there, or a signal came. */
+  #isEmpty(): boolean {
+    const errno = this.#libc.errno();
+    return errno === Errno.EAGAIN || errno === Errno.EINTR;
+  }
+
   #tryReceive(flags: number): number {
     const messages = this.#incoming.receive(this.#first, BATCH, flags);
     if (messages >= 0) return messages;
-    if (messages !== -Errno.EAGAIN && messages !== -Errno.EINTR) {
+    if (!this.#isEmpty()) {
       this.#counters[Counter.receiveErrors]!++;
       Atomics.wait(this.#stop, 0, 0, REST_MS);
     }
