@@ -5,6 +5,8 @@ import { Membership } from "../../lib/daemon/cluster/membership.ts";
 import { HEAP_BASE, MIN_HEAP, RANGE_BYTES } from "../../lib/heap/heap.ts";
 import { Counter } from "../../lib/daemon/counters.ts";
 import { Remote, RemoteError } from "../../lib/client/remote.ts";
+import { DenoTransport } from "../../lib/client/transports/deno.ts";
+import { NodeTransport } from "../../lib/client/transports/node.ts";
 import { newState } from "../../lib/daemon/state.ts";
 import { NO_SOCKETS } from "../sockets.ts";
 import { Box } from "../testing.ts";
@@ -168,4 +170,29 @@ test("Remote refuses a cluster whose daemons speak different versions", async ()
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+for (const [name, Transport] of [["Deno", DenoTransport], ["Node", NodeTransport]] as const) {
+  test(`redirect() of ${name}'s transport keeps the port`, async () => {
+    const [one, other] = [listen(), listen()];
+    const portOf = async (socket: Deno.DatagramConn) =>
+      ((await socket.receive(new Uint8Array(8)))[1] as Deno.NetAddr).port;
+    const peer = (socket: Deno.DatagramConn) => socket.addr as Deno.NetAddr;
+    const transport = new Transport(peer(one), "one");
+    await transport.renew();
+    await transport.send(Uint8Array.of(1));
+    const port = await portOf(one);
+    await transport.redirect(peer(other));
+    await transport.send(Uint8Array.of(2));
+    assertEquals(await portOf(other), port);
+    const heard = new Promise((resolve) =>
+      transport.onDatagram = (datagram) => resolve([...datagram])
+    );
+    await one.send(Uint8Array.of(3), { transport: "udp", hostname: "127.0.0.1", port });
+    await other.send(Uint8Array.of(4), { transport: "udp", hostname: "127.0.0.1", port });
+    assertEquals(await heard, [4], "only the new peer is heard");
+    await transport.close();
+    one.close();
+    other.close();
+  });
 }

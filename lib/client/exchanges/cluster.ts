@@ -66,8 +66,10 @@ export class ClusterExchange implements Exchange {
   readonly #open: ClusterStart["open"];
   readonly #clock: Clock;
   #ranges: number;
+  /** The range of the daemon that was reached first: what names no place is asked of that one. */
+  readonly #home: number;
   /** Where there was room the last time. */
-  #home: number;
+  #roomy: number;
   #closed = false;
   /** Ends those who rest. */
   readonly #resting = new Set<() => void>();
@@ -78,7 +80,7 @@ export class ClusterExchange implements Exchange {
     this.#open = open;
     this.#clock = clock;
     this.#ranges = hello.cluster.ranges;
-    this.#home = hello.cluster.range;
+    this.#home = this.#roomy = hello.cluster.range;
     const owner = { range: this.#home, exchange, transport, server, hello, seeking: undefined };
     this.#adopt(owner);
     this.#owners.set(this.#home, Promise.resolve(owner));
@@ -141,11 +143,11 @@ export class ClusterExchange implements Exchange {
   /** In the range where there was room, or else in the next one that has some. */
   async #allocate(call: Call): Promise<Uint8Array> {
     let refusal: unknown;
-    for (let i = 0, first = this.#home; i < this.#ranges; i++) {
+    for (let i = 0, first = this.#roomy; i < this.#ranges; i++) {
       const range = (first + i) % this.#ranges;
       try {
         const body = await this.#callIn(range, { ...call, epoch: undefined }); // it has no pointer
-        this.#home = range;
+        this.#roomy = range;
         return body;
       } catch (error) {
         const isFull = error instanceof RefusedError && error.errno === "ENOMEM";
