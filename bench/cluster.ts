@@ -9,8 +9,7 @@
 import { Follower } from "../lib/daemon/cluster/follower.ts";
 import { Membership } from "../lib/daemon/cluster/membership.ts";
 import { Range } from "../lib/daemon/cluster/range.ts";
-import { Counter } from "../lib/daemon/counters.ts";
-import { METHODS } from "../lib/protocol/wire.ts";
+import { Remote } from "../lib/client/remote.ts";
 import { newState } from "../lib/daemon/state.ts";
 import { DEFAULT_ENTRIES } from "../lib/daemon/duplicate_request_cache.ts";
 import { RedisCluster, whyNoRedis } from "../tests/cluster/redis.ts";
@@ -55,8 +54,8 @@ async function measure(
   return requestsPerSecond;
 }
 
-/** Requests a second that are replayed of the log that is there, and how many there were. */
-async function replay(redis: RedisCluster): Promise<{ requests: number; rate: number }> {
+/** Seconds that it takes to replay the log that is there. */
+async function replay(redis: RedisCluster): Promise<number> {
   const nodes = redis.servers.map(({ node }) => node);
   const range = new Range({ nodes, access: {}, copies: 1, lease: 3000 }, 0);
   const sizes = { memory: MEMORY, replayCache: DEFAULT_ENTRIES };
@@ -67,10 +66,7 @@ async function replay(redis: RedisCluster): Promise<{ requests: number; rate: nu
   while (await follower.advance() > 0);
   const seconds = (performance.now() - start) / 1000;
   range.close();
-  const { counters } = state.service;
-  const requests = Object.values(METHODS)
-    .reduce((sum, { opcode }) => sum + counters[Counter.requests + opcode]!, 0);
-  return { requests, rate: requests / seconds };
+  return seconds;
 }
 
 async function main(rounds: number, ms: number): Promise<void> {
@@ -83,7 +79,13 @@ async function main(rounds: number, ms: number): Promise<void> {
     [local, clustered].map((daemon) => () => measure(daemon, load, ms))
   );
   const rates = await medians(rounds, rows);
-  const { requests, rate } = await replay(redis);
+  await using remote = await Remote.connect({ server: `${HOST}:${clustered.port}` });
+  const stats = await remote.stats();
+  const logged = ["malloc", "free", "write"].map((method) =>
+    stats.get(`requests.${method}`)!.value
+  );
+  const requests = Number(logged.reduce((sum, count) => sum + count));
+  const rate = requests / await replay(redis);
   printTable([
     ["64 bytes, requests a second", "alone", "--copies 2", "times"],
     ...LOADS.map(([name], i) => [

@@ -43,14 +43,16 @@ export class NodeTransport {
     await this.close();
     const { createSocket } = await import("node:dgram"); // here, for Deno need not load it
     const { hostname, port } = this.peer;
-    const socket = createSocket(hostname.includes(":") ? "udp6" : "udp4");
+    const v6 = hostname.includes(":");
+    const socket = createSocket(v6 ? "udp6" : "udp4");
+    const here = isLoopback(hostname) ? (v6 ? "::1" : "127.0.0.1") : undefined;
     socket.on("message", (datagram) => {
       this.#heard = true;
       this.onDatagram(datagram);
     });
     await new Promise<void>((resolve, reject) => {
       socket.once("error", reject);
-      socket.bind(own, () =>
+      socket.bind(own, here, () =>
         socket.connect(port, hostname, () => {
           socket.off("error", reject);
           resolve();

@@ -4,7 +4,7 @@
  */
 
 import { ServingTime, TICK_MS } from "../clock.ts";
-import { Counter } from "../counters.ts";
+import { Counter, placeOf } from "../counters.ts";
 import type { Engine, EngineOptions } from "../engine.ts";
 import { isWildcard } from "../../system/address.ts";
 import { Follower } from "./follower.ts";
@@ -45,6 +45,7 @@ export async function serveCluster(
     await engine.close();
     throw error;
   }
+  options.state.service.counters[placeOf("engine", engine.name)] = 1;
   return engine;
 }
 

@@ -39,7 +39,7 @@ export class Follower {
   readonly #port: number;
   readonly #state: State;
   readonly #io: Uint8Array;
-  /** What this daemon has counted so far: to replay is not to serve. */
+  /** What this daemon has counted itself: to replay is not to serve. */
   readonly #counted: Float64Array;
   #memory!: WebAssembly.Memory;
   #snapshot = 0;
@@ -92,11 +92,6 @@ export class Follower {
     while (await this.advance() > 0);
   }
 
-  /** What is counted from here on was served. */
-  ready(): void {
-    this.#state.service.counters.set(this.#counted);
-  }
-
   /** Stores a snapshot and cuts the log off before it. Nothing is replayed meanwhile. */
   async trim(): Promise<boolean> {
     let bytes = 0;
@@ -119,12 +114,14 @@ export class Follower {
   #replay(number: number, batch: Uint8Array): void {
     if (number !== this.position + 1) throw new LostError();
     const { service } = this;
-    const { clock } = this.#state.service;
+    const { clock, counters } = this.#state.service;
+    this.#counted.set(counters);
     replayBatch(batch, this.#io, REQUEST, SOURCE, (length, second, judged) => {
       Atomics.store(clock, 0, second);
       service.beginTurn();
       service.replay(REQUEST, length, REPLY, SOURCE, judged);
     });
+    counters.set(this.#counted);
     this.position = number;
     this.logged += batch.length;
   }
@@ -135,6 +132,7 @@ export class Follower {
       const head = await this.#head();
       const { memory: size, strict } = this.#options;
       this.#memory = newHeapMemory(size);
+      this.#counted.set(this.#state.service.counters);
       bytesOf(this.#state).fill(0);
       const { service, cache, quota } = this.#state;
       const secrets = Uint8Array.fromHex(head.secrets);
@@ -145,7 +143,9 @@ export class Follower {
       }
       const epoch = new DataView(Uint8Array.fromHex(head.epoch).buffer);
       service.epoch.set([epoch.getInt32(0), epoch.getInt32(4)]);
-      if (!await this.#restore(head)) continue;
+      const isWhole = await this.#restore(head);
+      service.counters.set(this.#counted);
+      if (!isWhole) continue;
       this.heap = new TracedHeap({
         memory: this.#memory,
         size,

@@ -75,7 +75,6 @@ export class Owner {
     this.#batch = new Batch(follower.position + 1);
     this.#heap.batch = this.#batch.number;
     this.#failed.promise.catch(() => {});
-    follower.ready();
   }
 
   /** Rejects when the range is no longer ours, or the cluster cannot be used any more. */
@@ -102,6 +101,7 @@ export class Owner {
       }
       if (this.#closing) break;
       this.#counters[Counter.received]!++;
+      this.#counters[Counter.receivedBytes]! += length;
       if (this.#heldBytes > MOST_HELD && !this.#isReadOnly(length)) continue; // it will be sent again
       if (sender.hostname === lastHostname) this.#view.setUint16(SOURCE + 2, sender.port);
       else writeSource(this.#view, SOURCE, lastHostname = sender.hostname, sender.port);
@@ -214,6 +214,7 @@ export class Owner {
     try {
       await this.#socket.send(reply, to);
       this.#counters[Counter.sent]!++;
+      this.#counters[Counter.sentBytes]! += reply.length;
     } catch { // the sender is gone or out of reach, or its port is 0: its loss, not ours
       this.#counters[Counter.sendErrors]!++;
     }
