@@ -161,7 +161,11 @@ test("an owner that was stopped is fenced, and answers no read after its lease",
       head(1, READ, 0, 8) + fields(5),
     );
     Deno.kill(owner.pid, "SIGSTOP");
-    assertEquals(await remote.fetchAndAdd(pointer, 1n), 5n); // by the standby
+    // By another client, of which the old owner hears nothing: it would make what it reads wait for that.
+    await until(async () => (await standby.client("ping --count 1 --timeout 500ms")).code === 0);
+    const other = await Remote.connect({ server: standby.server, timeout: 15_000 });
+    assertEquals(await other.fetchAndAdd(pointer, 1n), 5n);
+    await other.close();
     // Asked for after the new value was told, by many who may find the old owner first.
     for (let tag = 2; tag < 100; tag++) await peer.send(word(tag, READ) + fields(pointer, 8));
     await peer.send(fields(READ, pointer, 8));
