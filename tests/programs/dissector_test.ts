@@ -2,7 +2,9 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
-import { fields, head, newOptions, word } from "../testing.ts";
+import { concat } from "@std/bytes";
+import { Membership } from "../../lib/daemon/cluster/membership.ts";
+import { Box, fields, head, newOptions, word } from "../testing.ts";
 
 const DISSECTOR = "contrib/mallocd.lua";
 const ROOT = new URL("../..", import.meta.url);
@@ -132,6 +134,7 @@ const NAMES = [
   ...["tag", "status", "flags", "opcode", "method", "body_length", "pointer", "length", "data"],
   ...["expected", "desired", "delta", "old", "epoch", "base", "size", "largest", "version"],
   ...["token", "share", "what", "handle", "result", "reason"],
+  ...["range", "fence", "ranges", "owner", "owner_port"],
   ...["repeat_of", "expert", "reply_in", "request_in", "time"],
 ];
 
@@ -276,6 +279,65 @@ Deno.test({
     } finally {
       socket.close();
       await engine.close();
+      await Deno.remove(file);
+    }
+  },
+});
+
+/** A capture of one client's datagrams and the replies, in turns: pcap, whose packets begin with IPv4. */
+function pcap(datagrams: readonly string[], client: number, server: number): Uint8Array {
+  const RAW_IP = 101;
+  const header = new DataView(new ArrayBuffer(24));
+  header.setUint32(0, 0xa1b2c3d4);
+  header.setUint16(4, 2); // version 2.4
+  header.setUint16(6, 4);
+  header.setUint32(16, 65535);
+  header.setUint32(20, RAW_IP);
+  const packets = datagrams.flatMap((hex, i) => {
+    const payload = Uint8Array.fromHex(hex);
+    const size = 28 + payload.length;
+    const packet = new DataView(new ArrayBuffer(16 + size));
+    packet.setUint32(4, i); // microseconds
+    packet.setUint32(8, size);
+    packet.setUint32(12, size);
+    packet.setUint16(16, 0x4500);
+    packet.setUint16(18, size);
+    packet.setUint16(24, 0x4011); // time to live 64, UDP
+    for (const at of [28, 32]) packet.setUint32(at, 0x7f000001);
+    packet.setUint16(36 + i % 2 * 2, client);
+    packet.setUint16(38 - i % 2 * 2, server);
+    packet.setUint16(40, 8 + payload.length);
+    return [new Uint8Array(packet.buffer, 0, 44), payload];
+  });
+  return concat([new Uint8Array(header.buffer), ...packets]);
+}
+
+Deno.test({
+  name: `contrib/mallocd.lua knows what daemons of a cluster say${missing}`,
+  ignore: missing !== "",
+  async fn() {
+    const membership = new Membership(1);
+    membership.fence = 3;
+    membership.setOwner(0, "192.0.2.7", 8081);
+    const box = new Box({ membership });
+    const hello = word(1, 7, { flags: 0x03 }) + fields(0, 0);
+    const read = word(2, 2) + fields(P, 4);
+    const file = await Deno.makeTempFile({ suffix: ".pcap" });
+    try {
+      const datagrams = [hello, read].flatMap((request) => [request, box.ask(request)!]);
+      await Deno.writeFile(file, pcap(datagrams, 40000, 8081));
+      const [, told, , elsewhere] = await dissect(file, 8081, 40000);
+      const pick = (frame: Map<string, string>, names: readonly string[]) =>
+        names.map((name) => `${name}=${frame.get(name)}`).join(" ");
+      assertEquals(
+        pick(told!, ["status", "base", "range", "fence", "ranges"]),
+        "status=0 base=0x000000d420000000 range=1 fence=3 ranges=2",
+      );
+      assertEquals(
+        pick(elsewhere!, ["status", "owner", "owner_port", "expert"]),
+        "status=66 owner=::ffff:192.0.2.7 owner_port=8081 expert=EREMOTE ::ffff:192.0.2.7, 8081",
+      );
+    } finally {
       await Deno.remove(file);
     }
   },

@@ -25,7 +25,11 @@ const REST_MS = 50;
 const MOST_REDIRECTS = 8;
 
 /** The cluster is not complete, or busy with what is asked for: the same may be asked again. */
-const PASSING = ["TRYAGAIN", "ASK", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "OOM"];
+const PASSING = [
+  ...["TRYAGAIN", "ASK", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY"],
+  // Somebody has to do something about these; until then nothing is acknowledged.
+  ...["OOM", "MISCONF", "NOREPLICAS"],
+];
 
 /** The cluster cannot be used, whatever is tried; the message says why, and `hint` what to do. */
 export class ClusterError extends Error {
