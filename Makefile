@@ -38,9 +38,11 @@ test: build .tools/empty | $(DENO_FILE) ## run all tests; DENO_VERSION=2.9.6 tri
 	$(DENO) test -q -P
 	$(DENO) test -q -P=programs tests/programs/
 
-# What the tests of clients/ want: compilers, and what reads and writes a disk. They build what they test.
+# What the tests of clients/ want: compilers, what reads and writes a disk, and programs that don't know of
+# mallocd. They build what they test.
 CLIENTS_WANT := binutils gcc libc6-dev make python3 mount util-linux \
-	nbdkit nbdkit-plugin-dev libnbd-bin fuse3 qemu-utils e2fsprogs clang lld wabt
+	nbdkit nbdkit-plugin-dev libnbd-bin fuse3 qemu-utils e2fsprogs clang lld wabt \
+	sqlite3 xz-utils
 
 test-clients: build | $(DENO_FILE) ## test clients/; as root on Debian it installs what that takes
 	@tools/packages.sh $(CLIENTS_WANT)
