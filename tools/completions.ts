@@ -108,10 +108,11 @@ function zshSpecs(flags: Flags): string {
 }
 
 function fishLines(command: string, flags: Flags): string[] {
-  return Object.entries(flags).map(([name, { placeholder, help, choices }]) => {
+  return Object.entries(flags).map(([name, { placeholder, short, help, choices }]) => {
+    const letter = short === undefined ? "" : ` -s ${short}`;
     const value = placeholder === undefined ? "" : " -x";
     const action = choices === undefined ? "" : ` -a '${choices.join(" ")}'`;
-    return `complete -c ${command} -l ${name}${value}${action} -d ${fishQuote(help)}\n`;
+    return `complete -c ${command}${letter} -l ${name}${value}${action} -d ${fishQuote(help)}\n`;
   });
 }
 

@@ -1,6 +1,8 @@
 /** The manual page of a program, in roff with the macros of man(7). */
 
 import { type Flags, HELP_FLAGS, type Program, variableOf } from "../lib/cli/flags.ts";
+import { flagUsage } from "../lib/cli/help.ts";
+import { MORE } from "../lib/cli/version.ts";
 
 const VOLUMES = { 1: "User Commands", 8: "System Administration" };
 
@@ -36,9 +38,13 @@ export function manualPage(program: Program, version: string): string {
     "EXIT STATUS": exitStatus.flatMap(([status, text]) => item(bold(status), text)),
     SIGNALS: signals.flatMap(([signal, text]) => item(bold(signal), text)),
     EXAMPLES: [".EX", ...examples.map((example) => literal(`$ ${example}`)), ".EE"],
-    "SEE ALSO": seeAlso.map(([page, section], at) =>
-      `.BR ${literal(page)} (${section})${at < seeAlso.length - 1 ? "," : ""}`
-    ),
+    "SEE ALSO": [
+      ...seeAlso.map(([page, section], at) =>
+        `.BR ${literal(page)} (${section})${at < seeAlso.length - 1 ? "," : ""}`
+      ),
+      ".PP",
+      sentences(MORE),
+    ],
   };
   // A date would make each build another page: the version says how old it is.
   return [
@@ -50,10 +56,10 @@ export function manualPage(program: Program, version: string): string {
 }
 
 function optionList(flags: Flags): string[] {
-  return Object.entries(flags).flatMap(([name, { placeholder = "", default: standard, help }]) =>
+  return Object.entries(flags).flatMap(([name, flag]) =>
     item(
-      boldItalic(`--${name}`, placeholder),
-      standard === undefined ? help : `${help} (default ${standard})`,
+      boldItalic(flagUsage(name, { ...flag, placeholder: "" }), flag.placeholder ?? ""),
+      flag.default === undefined ? flag.help : `${flag.help} (default ${flag.default})`,
     )
   );
 }

@@ -1,5 +1,6 @@
 /** The help texts of a program and of its commands, from the tables of flags.ts. */
 
+import { MORE } from "./version.ts";
 import { type Command, type Flag, type Flags, type Program, variableOf } from "./flags.ts";
 
 /** The rows of a help text: two columns, the second aligned. */
@@ -44,7 +45,7 @@ export function programHelp(program: Program): string {
   lines.push("\nExamples:\n", ...examples.map((example) => `  $ ${example}\n`));
   lines.push("\nExit codes:\n", table(exitStatus), "\nSignals:\n", table(signals));
   const pages = seeAlso.map(([page, section]) => `${page}(${section})`);
-  lines.push(`\nSee also: ${pages.join(", ")}\n`);
+  lines.push(`\nSee also: ${pages.join(", ")}\n${wrap(MORE)}\n`);
   return lines.join("");
 }
 

@@ -2,7 +2,9 @@ import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/a
 import { CLIENT, CLIENT_FLAGS } from "../../lib/client/flags.ts";
 import { COMMANDS } from "../../lib/client/commands.ts";
 import { DAEMON, DAEMON_FLAGS } from "../../lib/daemon/flags.ts";
-import { commandHelp, programHelp } from "../../lib/cli/help.ts";
+import { commandHelp, flagUsage, programHelp } from "../../lib/cli/help.ts";
+import config from "../../deno.json" with { type: "json" };
+import { manualPage } from "../../tools/manual.ts";
 import { formatSize, parseDuration, parseSize } from "../../lib/cli/sizes.ts";
 import { parseCommandLine, UsageError, variableOf } from "../../lib/cli/flags.ts";
 
@@ -99,6 +101,17 @@ Deno.test("parseCommandLine() takes numbers below zero and what follows -- as wo
   const { words, values } = parse(["add", "-1", "--strict", "-", "--", "--port", "-x"]);
   assertEquals(words, ["add", "-1", "-", "--port", "-x"]);
   assertEquals(values.strict, true);
+});
+
+Deno.test("the manual page has every option as the help has it, with its letter, and where there is more", () => {
+  for (const program of [DAEMON, CLIENT]) {
+    const page = manualPage(program, "1").replaceAll("\\-", "-").replaceAll(/"/g, "")
+      .replaceAll(/ +/g, " ");
+    for (const [name, flag] of Object.entries(program.flags)) {
+      assertStringIncludes(page, `\n.B${flag.placeholder ? "I" : ""} ${flagUsage(name, flag)}`);
+    }
+    for (const text of [page, programHelp(program)]) assertStringIncludes(text, config.name);
+  }
 });
 
 Deno.test("programHelp() shows every flag with its real default", () => {

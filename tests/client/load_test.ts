@@ -512,7 +512,7 @@ async function runOn(
   const wire = wireTo({ transport: "udp", hostname, port }, workload.clients);
   const terminal = { progress: () => {}, signal: new AbortController().signal };
   try {
-    const report = await runLoad(workload, 50, { remote, wire, terminal });
+    const report = await runLoad(workload, 250, { remote, wire, terminal });
     const { lost, wrong, refused } = report;
     assertEquals({ lost, wrong, refused }, FLAWLESS);
     assert(report.requests > 0);
@@ -533,7 +533,7 @@ socketTest("runLoad() leaves no blocks behind when the heap is too small for the
   const terminal = { progress: () => {}, signal: new AbortController().signal };
   const workload = { ...READS, sizes: { min: 4096, max: 4096, log: false } };
   try {
-    const run = () => runLoad(workload, 50, { remote, wire, terminal });
+    const run = () => runLoad(workload, 250, { remote, wire, terminal });
     await assertRejects(run, RefusedError, "out of memory");
     // The whole heap is free again.
     await remote.free(await remote.malloc(64 * 1024));

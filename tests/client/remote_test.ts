@@ -998,7 +998,7 @@ socketTest("Remote talks to a daemon over IPv6", async () => {
 socketTest("Remote looks a host name up", async () => {
   await using daemon = await startDaemon();
   const server = daemon.server.replace("127.0.0.1", "localhost");
-  await using remote = await Remote.connect({ server });
+  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
   assertEquals([remote.protocol, remote.server], ["tagged", server]);
 });
 
