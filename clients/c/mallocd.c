@@ -40,6 +40,8 @@ enum { DEFAULT_TIMEOUT = 10000 };
 enum { DEFAULT_WINDOW = 1 << 20, FIRST_WINDOW = 160 << 10, LEAST_WINDOW = 32 << 10 };
 /* Requests that have a tag at a time, at most; the table is larger, so that a free place is found soon. */
 enum { TAGS = 2048, TABLE = 2 * TAGS };
+/* Parts into which a share of the duplicate request cache may fall: all who have proven nothing have 64 of them. */
+enum { WORST_SPLIT = 65, MOST_LEAD = 1 << 30 };
 enum { OPS_PER_DATAGRAM = 512, SEGMENTS = 128, BATCH = 8, PIECES = 16 };
 /* Data of a write that is copied to its head; more is sent from where it lies. */
 enum { SHORT_DATA = 512 };
@@ -61,11 +63,14 @@ struct mallocd {
   int fd, refusal;       /* refusal: -ECONNREFUSED since the host said so, else -ETIMEDOUT */
   int64_t timeout, next_due; /* no flying operation is due before */
   size_t datagram, window, largest_window, on_way;
-  size_t tagged, most_tagged; /* operations in `table`; no more than the daemon remembers for us */
-  uint32_t next_tag;
+  size_t tagged; /* operations in `table` */
+  /* Tags before oldest_tag are answered, or given up. Of what is sent after a request the daemon remembers
+     so many replies, its `lead`, and then forgets its own. */
+  uint32_t next_tag, oldest_tag, lead;
   uint64_t random;
   struct mallocd_hello hello;
   bool in_session; /* false with a daemon of version 1 */
+  bool is_local;
   uint64_t token;
   struct mallocd_op proof; /* a hello of our own, for a new token; all else waits for it */
   struct mallocd_hello proven;
@@ -165,6 +170,15 @@ static void give_tag(struct mallocd *client, struct mallocd_op *op) {
   client->tagged++;
 }
 
+/* False if a request more would make the daemon forget the oldest, which may have to be sent again. */
+static bool may_tag(struct mallocd *client) {
+  for (; client->oldest_tag != client->next_tag; client->oldest_tag++) {
+    const struct mallocd_op *op = client->table[client->oldest_tag % TABLE];
+    if (op != NULL && op->tag == client->oldest_tag) break;
+  }
+  return client->tagged < TAGS && client->next_tag - client->oldest_tag < client->lead;
+}
+
 /* The result of an operation that is given up. */
 static int reason(const struct mallocd *client, const struct mallocd_op *op) {
   return op->refused != 0 ? -op->refused : client->refusal;
@@ -217,7 +231,7 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
     if (client->on_way > 0 && client->on_way + cost > client->window) break;
     if (count == OPS_PER_DATAGRAM || used + 2 > SEGMENTS) break;
     if (op->tries == 0) {
-      if (client->tagged >= client->most_tagged) break;
+      if (!may_tag(client)) break;
       give_tag(client, op);
       op->sent = now;
     }
@@ -299,7 +313,9 @@ static void accept_hello(struct mallocd *client, struct mallocd_hello *hello, co
   if (length < SESSION_HELLO || !client->in_session) return;
   client->token = get_field(body + PLAIN_HELLO);
   hello->share = get_field(body + PLAIN_HELLO + FIELD);
-  client->most_tagged = hello->share < 1 ? 1 : hello->share < TAGS ? hello->share : TAGS;
+  /* On a network strangers may come, and then it is less. */
+  uint64_t lead = client->is_local ? hello->share : hello->share / WORST_SPLIT;
+  client->lead = lead < 1 ? 1 : lead < MOST_LEAD ? lead : MOST_LEAD;
 }
 
 /* Completes the operations that a datagram answers. What it says beside that is none of ours. */
@@ -593,7 +609,8 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
   client->largest_window = options.window;
   client->next_due = NEVER;
   client->refusal = -ETIMEDOUT;
-  client->most_tagged = TAGS;
+  client->lead = TAGS;
+  client->is_local = is_loopback(&address);
   client->in_session = true;
   for (int i = 0; i < BATCH; i++) {
     client->buffers[i] = (struct iovec){client->received[i], sizeof client->received[i]};
@@ -614,7 +631,7 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
     struct timeval patience = {.tv_usec = FIRST_WAIT / 1000};
     setsockopt(client->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     client->random |= 1;
-    client->next_tag = client->random >> 32;
+    client->next_tag = client->oldest_tag = client->random >> 32;
     fit_window(client);
     error = mallocd_renew(client);
   }

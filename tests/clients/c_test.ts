@@ -386,6 +386,15 @@ test("counts every add once when threads share it and a fifth of the datagrams i
   assert(proxy.lost > 20, `${proxy.lost} datagrams were lost`);
 });
 
+test("runs no further ahead of what is unanswered than the daemon remembers", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB", "--replay-cache", "16"]);
+  const seed = crypto.getRandomValues(new Uint32Array(1))[0]!;
+  using proxy = new Proxy(daemon.port, { loss: 0.2, seed });
+  await using driver = await Driver.start(proxy.server, 20_000);
+  assertEquals(await driver.say("count 8 12"), "ok 96", `seed ${seed}`);
+  assert(proxy.lost > 20, `${proxy.lost} datagrams were lost`);
+});
+
 /** Stops a daemon for a while; resolves when none of its threads runs any more. */
 async function pause({ pid }: Mallocd): Promise<void> {
   Deno.kill(pid, "SIGSTOP");
