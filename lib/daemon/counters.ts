@@ -199,7 +199,7 @@ const TOLD: readonly FamilyName[] = ["blocks", "bytes", "highWater"];
 /** Of these, what a line of the log tells: counts that are not 0, without the many of the latencies. */
 export function totals(counters: Counters): Record<string, number> {
   const told = COUNTERS.filter(({ kind, family }) =>
-    kind === "counter" && family !== "latency" || TOLD.includes(family)
+    kind === "counter" && !family.startsWith("latency") || TOLD.includes(family)
   );
   const counts = told.map(({ name, at }) => [name, counters[at]!] as const);
   return Object.fromEntries(counts.filter(([, count]) => count > 0));

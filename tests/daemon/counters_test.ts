@@ -50,7 +50,7 @@ Deno.test("placeOf() finds every engine", () => {
 Deno.test("totals() leaves out what is 0, the latencies, and gauges that are no sum", () => {
   const counters = new Float64Array(COUNTERS_LENGTH);
   counters[Counter.sent] = 3;
-  counters[Counter.latency + 2] = 5;
+  noteLatency(counters, 5, 2000);
   counters[Counter.blocks] = 7;
   counters[Counter.uptime] = 9;
   counters[Counter.requests + METHODS.add.opcode] = 11;

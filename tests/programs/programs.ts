@@ -189,7 +189,8 @@ export class Mallocd implements AsyncDisposable {
     await this.#ended;
     clearTimeout(timer);
     const { code } = await this.#child.status;
-    const line = this.#stderr.split("\n").find((line) => line.startsWith("msg=stopped "));
+    const line = this.#stderr.split("\n")
+      .find((line) => /^level=info msg=stopped |^\{.*"msg":"stopped"/.test(line));
     const totals = line ? parseLine(line) : {};
     return { code, stdout: await this.#stdout, stderr: this.#stderr, totals };
   }
