@@ -120,6 +120,8 @@ quicTest("mallocd --engine quic serves mallocd-client --server quic://", async (
     await client(daemon, `free ${FIRST}`),
     failed(`free(0xc420000000): invalid argument`),
   );
+  const stats = await remote.stats(); // longer than a datagram of QUIC
+  assertEquals([stats.get("engine.quic")!.value, stats.get("requests.free")!.value], [1n, 2n]);
   await remote.close();
   const { code, totals } = await daemon.stop();
   assertEquals([code, totals["requests.malloc"], totals["requests.free"]], [0, "1", "2"]);
