@@ -458,12 +458,12 @@ export class Service {
     const procedures = this.#procedures;
     if (procedures === undefined) return this.#refuse(Refusal.noProcedures);
     if (this.proven === 0) return this.#refuse(Refusal.unproven);
-    const { opcode, pointer, length, rest } = request;
+    const { opcode } = request;
     const refusal = opcode === CALL
-      ? procedures.call(pointer, rest, length, this.#source)
+      ? procedures.call(request, request.rest, this.#source)
       : opcode === INSTALL
       ? procedures.install(request, this.#source)
-      : procedures.uninstall(pointer);
+      : procedures.uninstall(request);
     if (refusal === Refusal.none) {
       this.#bodyLength = REPLY_BODY[opcode]!;
       if (this.#bodyLength > 0) setField(this.#io, body, procedures.value);

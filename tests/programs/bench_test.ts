@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { BENCH_LOCK, ROOT, whyNoPackages } from "./programs.ts";
 
 const SERVICE = new URL("bench/service.ts", ROOT);
+const PROCEDURE = new URL("bench/procedure.ts", ROOT);
 
 async function deno(...args: string[]): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT })
@@ -48,6 +49,11 @@ async function collectionsWithin(code: string): Promise<string[]> {
 
 Deno.test("bench/service.ts makes no garbage while it measures", async () => {
   const code = `const { main } = await import("${SERVICE}"); main(200_000, 500_000);`;
+  assertEquals(await collectionsWithin(code), []);
+});
+
+Deno.test("a million calls of procedures make no garbage", async () => {
+  const code = `const { serveCalls } = await import("${PROCEDURE}"); serveCalls(1e6, 500_000);`;
   assertEquals(await collectionsWithin(code), []);
 });
 

@@ -62,7 +62,6 @@ interface Exports {
 
 /** A procedure that is installed. */
 interface Procedure {
-  readonly handle: number;
   readonly module: Uint8Array;
   /** The block of its static data; its address is NULL if it has none. */
   readonly data: Span;
@@ -76,6 +75,8 @@ export class Procedures {
   readonly #quota: Quota | undefined;
   readonly #fuel: number;
   readonly #slots: (Procedure | undefined)[] = new Array(MAX_PROCEDURES).fill(undefined);
+  /** Of each slot the handle, 0 if nothing is there: a field that is read as a double would be boxed. */
+  readonly #handles = new Float64Array(MAX_PROCEDURES);
   readonly #stackPointer = new WebAssembly.Global({ value: "i32", mutable: true }, STACK_TOP);
   readonly #functions = {
     malloc: (length: number) => this.#malloc(length),
@@ -112,7 +113,7 @@ export class Procedures {
     const module = this.#heap.copyOf(span);
     if (module === undefined) return Refusal.outsideHeap;
     const handle = handleOf(module);
-    const known = this.#slots[this.#find(handle)];
+    const known = this.#slots[this.#find({ pointer: handle, length: 0 })];
     if (known !== undefined) {
       this.value = handle;
       if (areEqual(known.module, module)) return Refusal.none;
@@ -127,34 +128,39 @@ export class Procedures {
     return refusal;
   }
 
-  uninstall(handle: number): Refusal {
-    const slot = this.#find(handle);
+  /** Uninstalls the procedure whose handle is the span's `pointer`. */
+  uninstall(span: Span): Refusal {
+    const slot = this.#find(span);
     const procedure = this.#slots[slot];
     if (procedure === undefined) return Refusal.notInstalled;
     this.#slots[slot] = undefined;
+    this.#handles[slot] = 0;
     this.#release(procedure.data);
     return Refusal.none;
   }
 
   /**
-   * Calls the procedure with the `length` bytes at `at` of the I/O memory, for `source`, and sets `value`.
-   * What it did before it was trapped, or out of fuel, stays done.
+   * Calls the procedure whose handle is the span's `pointer` with its `length` bytes, which lie at `at` of
+   * the I/O memory, for `source`, and sets `value`. What it did before it was trapped, or out of fuel, stays
+   * done.
    */
-  call(handle: number, at: number, length: number, source: number): Refusal {
-    const procedure = this.#slots[this.#find(handle)];
+  call(span: Span, at: number, source: number): Refusal {
+    const procedure = this.#slots[this.#find(span)];
     if (procedure === undefined) return Refusal.notInstalled;
-    if (length > MAX_ARGUMENTS) return Refusal.argumentsTooLong;
+    if (span.length > MAX_ARGUMENTS) return Refusal.argumentsTooLong;
     if (this.#heap.budget[0]! <= 0) return Refusal.overBudget;
+    const length = span.length | 0;
     this.#heap.put(ARGUMENTS, at, length);
     this.#source = source;
     return this.#enter(procedure, procedure.run, length);
   }
 
-  /** The slot of a procedure; MAX_PROCEDURES, which is none, if it is not installed. */
-  #find(handle: number): number {
+  /** The slot of the span's handle; MAX_PROCEDURES, which is none, if that is not installed. */
+  #find(span: Span): number {
+    if (span.pointer === 0) return MAX_PROCEDURES;
     for (let i = 0; i < MAX_PROCEDURES; i++) {
-      const slot = (handle + i) & (MAX_PROCEDURES - 1);
-      if (this.#slots[slot]?.handle === handle) return slot;
+      const slot = (span.pointer + i) & (MAX_PROCEDURES - 1);
+      if (this.#handles[slot] === span.pointer) return slot;
     }
     return MAX_PROCEDURES;
   }
@@ -195,7 +201,7 @@ export class Procedures {
       return Refusal.notExecutable;
     }
     const { run, begin, fuel } = instance.exports as unknown as Exports;
-    const procedure = { handle, module, data, fuel, run };
+    const procedure = { module, data, fuel, run };
     const refusal = this.#enter(procedure, begin, 0);
     if (refusal !== Refusal.none) {
       this.#release(data);
@@ -204,6 +210,7 @@ export class Procedures {
     let slot = handle & (MAX_PROCEDURES - 1);
     while (this.#slots[slot] !== undefined) slot = (slot + 1) & (MAX_PROCEDURES - 1);
     this.#slots[slot] = procedure;
+    this.#handles[slot] = handle;
     this.value = handle;
     return Refusal.none;
   }

@@ -1,0 +1,255 @@
+/**
+ * Stored procedures beside reads from outside: what is found in one round trip, and what in many. A list
+ * of 100 nodes, a hash map with two entries for each bucket, and a procedure that does nothing.
+ *
+ *     deno run -P=bench bench/procedure.ts [--smoke] [ENGINE]
+ *
+ * `serveCalls` is the service without a socket; a test counts what it leaves to the garbage collector.
+ */
+
+import HASH_MAP from "../examples/procedures/hash_map.wasm" with { type: "bytes" };
+import LIST from "../examples/procedures/list.wasm" with { type: "bytes" };
+import { DEFAULT_ENTRIES } from "../lib/daemon/duplicate_request_cache.ts";
+import { DEFAULT_FUEL, RESERVED } from "../lib/daemon/procedures/procedures.ts";
+import { encodeRequest, FIELD, type MethodName, REPLY_HEAD } from "../lib/protocol/wire.ts";
+import { Heap, HEAP_BASE, newHeapMemory } from "../lib/heap/heap.ts";
+import { Prober, type Server, startMallocd } from "./prober.ts";
+import { newState } from "../lib/daemon/state.ts";
+import { printTable, ratio } from "./table.ts";
+import { Remote } from "../lib/client/remote.ts";
+import { Service } from "../lib/daemon/service.ts";
+import { writeSource } from "../lib/system/address.ts";
+
+const HOPS = 100;
+const TEXT = 8;
+const BUCKETS = 1024;
+const KEYS = 2 * BUCKETS;
+
+/** `run` returns 0, and that is all: (func (export "run") (param i32 i32) (result i32) (i32.const 0)). */
+const NOTHING = new Uint8Array([
+  ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 7, 1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f, 3, 2, 1, 0],
+  ...[7, 7, 1, 3, 0x72, 0x75, 0x6e, 0, 0, 10, 6, 1, 4, 0, 0x41, 0, 0x0b],
+]);
+
+const NO_ARGUMENTS = new Uint8Array(0);
+
+/** What is called, and what reads would find. */
+interface Scene {
+  list: bigint;
+  find: bigint;
+  map: bigint;
+  lookup: bigint;
+  nothing: bigint;
+}
+
+function fields(...values: bigint[]): Uint8Array {
+  const view = new DataView(new ArrayBuffer(FIELD * values.length));
+  values.forEach((value, i) => view.setBigUint64(FIELD * i, value));
+  return new Uint8Array(view.buffer);
+}
+
+/** A list whose last node is the one with the text of zeros, and a map of the keys from 1 on. */
+async function build(server: Server): Promise<Scene> {
+  await using remote = await Remote.connect({ server: `127.0.0.1:${server.port}` });
+  const base = remote.hello!.base;
+  const list = await remote.malloc(FIELD);
+  let next = 0n;
+  for (let i = 0; i < HOPS; i++) {
+    const node = await remote.malloc(2 * FIELD + TEXT);
+    await remote.write(node, fields(next, BigInt(TEXT), BigInt(i)));
+    next = node;
+  }
+  await remote.write(list, fields(next));
+  const lookup = await remote.install(HASH_MAP);
+  const map = base + await remote.call(lookup, [BigInt(BUCKETS)]);
+  for (let key = 1; key <= KEYS; key++) await remote.call(lookup, [map, BigInt(key), BigInt(key)]);
+  return {
+    list,
+    find: await remote.install(LIST),
+    map,
+    lookup,
+    nothing: await remote.install(NOTHING),
+  };
+}
+
+/** A client that asks one thing at a time, each with a tag of its own. */
+class Asker implements Disposable {
+  readonly #prober: Prober;
+  readonly #view = new DataView(new ArrayBuffer(256));
+  #tag = 0;
+
+  constructor(server: Server) {
+    this.#prober = new Prober(server);
+  }
+
+  /** The body of the reply. */
+  async ask(method: MethodName, values: bigint[], data?: Uint8Array): Promise<DataView> {
+    const options = { tag: ++this.#tag, ...(data && { data }) };
+    const length = encodeRequest(this.#view, 0, method, values, options);
+    const reply = await this.#prober.ask(new Uint8Array(this.#view.buffer, 0, length));
+    const view = new DataView(reply.buffer, reply.byteOffset, reply.length);
+    if (view.getUint16(4) !== 0) throw new Error(`${method} was refused: ${view.getUint16(4)}`);
+    return new DataView(reply.buffer, reply.byteOffset + REPLY_HEAD, reply.length - REPLY_HEAD);
+  }
+
+  async call(handle: bigint, args: Uint8Array): Promise<number> {
+    const body = await this.ask("call", [handle, BigInt(args.length)], args);
+    return body.getUint32(4);
+  }
+
+  [Symbol.dispose](): void {
+    this.#prober[Symbol.dispose]();
+  }
+}
+
+async function walkByReads(asker: Asker, { list }: Scene): Promise<void> {
+  let at = (await asker.ask("read", [list, BigInt(FIELD)])).getBigUint64(0);
+  for (;;) {
+    const node = await asker.ask("read", [at, BigInt(2 * FIELD + TEXT)]);
+    if (node.getBigUint64(2 * FIELD) === 0n) return;
+    at = node.getBigUint64(0);
+  }
+}
+
+async function walkByCall(asker: Asker, { list, find }: Scene): Promise<void> {
+  if (await asker.call(find, fields(list, 0n)) === 0) throw new Error("It is not in the list");
+}
+
+/** As examples/procedures/hash_map.c has it; the numbers in the map are little-endian. */
+async function lookupByReads(asker: Asker, { map }: Scene, key: bigint): Promise<void> {
+  const hash = BigInt.asUintN(64, key * 0x9e3779b97f4a7c15n) >> 32n;
+  const bucket = map + 4n + 4n * (hash & BigInt(BUCKETS - 1));
+  let offset = (await asker.ask("read", [bucket, 4n])).getUint32(0, true);
+  for (;;) {
+    const entry = await asker.ask("read", [BigInt(HEAP_BASE + offset), 16n]);
+    if (entry.getBigUint64(8, true) === key) return;
+    offset = entry.getUint32(0, true);
+  }
+}
+
+async function lookupByCall(asker: Asker, { map, lookup }: Scene, key: bigint): Promise<void> {
+  if (await asker.call(lookup, fields(map, key)) !== Number(key)) throw new Error("A wrong value");
+}
+
+/**
+ * The median of how long each step takes, in microseconds. They take turns one by one, to and fro, so that
+ * whatever else the machine does falls on all alike; the first half is warm-up.
+ */
+async function mediansOf(
+  steps: readonly (() => Promise<void>)[],
+  turns: number,
+): Promise<number[]> {
+  const times: number[][] = steps.map(() => []);
+  for (let turn = 0; turn < 2 * turns; turn++) {
+    for (let at = 0; at < steps.length; at++) {
+      const i = turn % 2 === 0 ? at : steps.length - 1 - at;
+      const start = performance.now();
+      await steps[i]!();
+      if (turn >= turns) times[i]!.push(performance.now() - start);
+    }
+  }
+  return times.map((values) => 1000 * values.sort((a, b) => a - b)[turns >>> 1]!);
+}
+
+async function main(engine: string, turns: number): Promise<void> {
+  await using daemon = await startMallocd(engine, "--procedures");
+  const scene = await build(daemon);
+  using asker = new Asker(daemon);
+  let key = 0;
+  const nextKey = () => BigInt(1 + (key = (key + 619) % KEYS));
+  const steps: readonly [name: string, step: () => Promise<void>][] = [
+    [`a list of ${HOPS}, by reads`, () => walkByReads(asker, scene)],
+    ["by one call", () => walkByCall(asker, scene)],
+    ["a lookup in a hash map, by reads", () => lookupByReads(asker, scene, nextKey())],
+    ["by one call", () => lookupByCall(asker, scene, nextKey())],
+    [
+      "a call of nothing",
+      async () => void await asker.ask("call", [scene.nothing, 0n], NO_ARGUMENTS),
+    ],
+    ["a read", async () => void await asker.ask("read", [scene.list, 8n])],
+  ];
+  const wanted = [">= 50", ">= 2.5", "<= 1.2"];
+  const times = await mediansOf(steps.map(([, step]) => step), turns);
+  printTable([
+    [`round trips, ${engine} engine`, "microseconds", "times", "wanted"],
+    ...steps.map(([name], i) => {
+      const verdict = i % 2 === 0 ? ["", ""] : [ratio(times[i - 1]! / times[i]!), wanted[i >> 1]!];
+      return [name, times[i]!.toFixed(1), ...verdict];
+    }),
+  ]);
+}
+
+/**
+ * Serves so many calls of the list's and the map's procedures, half of them each, in the service itself;
+ * the heap's lower half is taken, so that no offset is a small integer. Calls gc() before and after.
+ */
+export function serveCalls(calls: number, warmUp: number): void {
+  const [reply, source, size] = [64 * 1024, 128 * 1024, 4 * 1024 ** 3];
+  const io = new WebAssembly.Memory({ initial: 3, maximum: 3 });
+  const view = new DataView(io.buffer);
+  const bytes = new Uint8Array(io.buffer);
+  const state = newState({ memory: size, replayCache: DEFAULT_ENTRIES });
+  const heap = new Heap({ memory: newHeapMemory(size), size, io, reserved: RESERVED, state });
+  const options = { replayCache: DEFAULT_ENTRIES, state, fuel: DEFAULT_FUEL };
+  const service = new Service(options, { heap, io, port: 0 });
+  writeSource(view, source, "127.0.0.1", 40000);
+  for (let length = size / 4; length >= RESERVED; length /= 2) heap.malloc({ pointer: 0, length });
+  let tag = 0;
+  const ask = (method: MethodName, values: bigint[], data?: Uint8Array): number => {
+    const length = encodeRequest(view, 0, method, values, { tag: ++tag, ...(data && { data }) });
+    service.serve(0, length, reply, source);
+    if (view.getUint16(reply + 4) !== 0) throw new Error(`${method}: ${view.getUint16(reply + 4)}`);
+    return Number(view.getBigUint64(reply + REPLY_HEAD));
+  };
+  const install = (module: Uint8Array): bigint => {
+    const pointer = BigInt(ask("malloc", [BigInt(module.length)]));
+    ask("write", [pointer, BigInt(module.length)], module);
+    return BigInt(ask("install", [pointer, BigInt(module.length)]));
+  };
+  const map = install(HASH_MAP);
+  const base = BigInt(HEAP_BASE);
+  const table = base + BigInt(ask("call", [map, 8n], fields(1024n)));
+  for (let key = 1n; key <= 2000n; key++) ask("call", [map, 24n], fields(table, key, key));
+  const list = BigInt(ask("malloc", [8n]));
+  let next = 0n;
+  for (let i = 0n; i < 10n; i++) {
+    const node = BigInt(ask("malloc", [24n]));
+    ask("write", [node, 24n], fields(next, 8n, i));
+    next = node;
+  }
+  ask("write", [list, 8n], fields(next));
+  const datagrams: readonly (readonly [at: number, length: number])[] = [
+    [
+      1024,
+      encodeRequest(view, 1024, "call", [install(LIST), 16n], {
+        tag: 0,
+        data: fields(list, 0n),
+      }),
+    ],
+    [2048, encodeRequest(view, 2048, "call", [map, 16n], { tag: 0, data: fields(table, 77n) })],
+  ];
+  let served = 0;
+  const serve = (until: number) => {
+    for (; served < until; served += 2) {
+      for (let i = 0; i < 2; i++) {
+        const [at, length] = datagrams[i]!;
+        view.setInt32(at, tag = (tag + 1) | 0);
+        service.beginTurn();
+        service.serve(at, length, reply, source);
+      }
+      state.service.clock[0] = served >>> 18;
+    }
+  };
+  const { gc } = globalThis as { gc?: () => void };
+  serve(warmUp);
+  gc?.();
+  serve(warmUp + calls);
+  gc?.();
+  if (bytes[reply + REPLY_HEAD + FIELD - 1] !== 77) throw new Error("The last value is wrong");
+}
+
+if (import.meta.main) {
+  const isSmoke = Deno.args.includes("--smoke");
+  const [engine = "datagram"] = Deno.args.filter((word) => !word.startsWith("--"));
+  await main(engine, isSmoke ? 5 : 1000);
+}
