@@ -181,6 +181,21 @@ test("an owner that was stopped is fenced, and answers no read after its lease",
     await remote.close();
   }));
 
+test("an owner that is cut off from the cluster answers no read after its lease, until it is back", () =>
+  withOwner({ owner: ["--lease", "1500ms"] }, async ({ redis, owner }) => {
+    const remote = await Remote.connect({ server: owner.server, timeout: 15_000 });
+    const pointer = await remote.malloc(8);
+    await remote.fetchAndAdd(pointer, 5n);
+    for (const { process } of redis.servers) process.kill("SIGSTOP");
+    await sleep(1500);
+    const error = await remote.read(pointer, 8, { timeout: 500 }).catch((error) => error);
+    assertEquals(error.name, "NoReplyError");
+    for (const { process } of redis.servers) process.kill("SIGCONT");
+    assertEquals((await remote.read(pointer, 8)).at(-1), 5);
+    assertEquals(await remote.fetchAndAdd(pointer, 1n), 5n);
+    await remote.close();
+  }));
+
 test("moving the range's slot to another shard and back under load aborts nothing", () =>
   withPair({}, async ({ redis, servers }) => {
     let moves = 0;

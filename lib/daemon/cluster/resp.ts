@@ -35,6 +35,8 @@ export interface Node {
 }
 
 const FIRST_BUFFER = 64 * 1024;
+/** No string of Redis is longer. */
+const LONGEST = 512 * 1024 ** 2;
 const CRLF = "\r\n";
 const [CR, STAR, DOLLAR, COLON, PLUS, MINUS] = [13, 42, 36, 58, 43, 45];
 const encoder = new TextEncoder();
@@ -168,7 +170,7 @@ export class Connection {
       case COLON:
         return Number(line);
       case DOLLAR: {
-        const length = Number(line);
+        const length = lengthOf(line);
         if (length < 0) return null;
         const from = this.#at;
         if (from + length + CRLF.length > this.#end) {
@@ -179,7 +181,7 @@ export class Connection {
         return this.#buffer.slice(from, from + length);
       }
       case STAR: {
-        const length = Number(line);
+        const length = lengthOf(line);
         if (length < 0) return null;
         const replies: Reply[] = [];
         for (let i = 0; i < length; i++) {
@@ -251,6 +253,13 @@ async function withTimeout<T>(promise: Promise<T>, ms: number, what: string): Pr
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** The length of a string or an array; -1 stands for nothing. */
+function lengthOf(line: string): number {
+  const length = Number(line);
+  if (Number.isInteger(length) && length >= -1 && length <= LONGEST) return length;
+  throw new Error(`the server sent a length that is none: ${line}`);
 }
 
 export function formatNode({ hostname, port }: Node): string {

@@ -1,6 +1,6 @@
 /** The client of Redis against a server of this test, which says what it is told to, in pieces of any size. */
 
-import { assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
   Connection,
   ConnectionError,
@@ -9,6 +9,8 @@ import {
   RedisError,
   type Reply,
 } from "../../../lib/daemon/cluster/resp.ts";
+
+import { Random } from "../../testing.ts";
 
 const CALL_MS = 2000;
 
@@ -98,6 +100,37 @@ Deno.test("what is not answered in time, and what is no reply, ends the connecti
   await withServer("HTTP/1.1 400 Bad Request\r\n", 100, async (connection) => {
     await assertRejects(() => connection.call(["A"], CALL_MS), ConnectionError, "begins no reply");
   });
+});
+
+Deno.test("whatever a server sends is a reply, a refusal, or the end of the connection", async () => {
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  const random = new Random(seed);
+  const pieces = [
+    "*",
+    "$",
+    ":",
+    "+",
+    "-",
+    "1",
+    "-1",
+    "2",
+    "9",
+    "x",
+    "\r\n",
+    "\r",
+    "\n",
+    "1e3",
+    "0.5",
+  ];
+  for (let i = 0; i < 200; i++) {
+    const answer = Array.from({ length: 1 + random.below(12) }, () => random.pick(pieces)).join("");
+    await withServer(answer, 1 + random.below(9), async (connection) => {
+      const outcome = await connection.call(["A"], 30).catch((error) => error);
+      const isError = outcome instanceof Error;
+      const isKnown = outcome instanceof RedisError || outcome instanceof ConnectionError;
+      assert(!isError || isKnown, `${outcome} for ${JSON.stringify(answer)}, seed ${seed}`);
+    });
+  }
 });
 
 Deno.test("parseNode() is the inverse of formatNode(), and says no to what is no node", () => {
