@@ -77,6 +77,11 @@ test("kill -9 of the owner loses nothing and does nothing twice", () =>
     await survives(servers, () => void owner.stop("SIGKILL"));
   }));
 
+test("an owner that is told to end leaves the range to the standby at once, whatever its lease", () =>
+  withPair({ owner: ["--lease", "60s"] }, async ({ owner, servers }) => {
+    await survives(servers, () => void owner.stop("SIGTERM"), { after: 2000 });
+  }));
+
 test("kill -9 of the cluster's primary loses nothing and does nothing twice", () =>
   withPair({ replicas: 2 }, async ({ redis, servers }) => {
     const { primary } = await redis.shardOf(0);
