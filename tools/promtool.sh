@@ -4,7 +4,8 @@
 # cannot be had: the tests that want it skip themselves, with a reason.
 set -eu
 
-tools=$1
+mkdir -p "$1"
+tools=$(cd "$1" && pwd)
 if [ -x "$tools/promtool/usr/bin/promtool" ]; then exit 0; fi
 if ! command -v apt-get >/dev/null; then
   echo "Not a Debian: promtool cannot be had" >&2
