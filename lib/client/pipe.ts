@@ -63,7 +63,8 @@ async function run(line: string, context: Context): Promise<Result> {
     const isKnown = isCommand(name) && ONE_LINE.includes(name);
     const prepare = isKnown ? COMMANDS[name].prepare : undefined;
     if (!isKnown || prepare === undefined) {
-      throw new UsageError(`${name} cannot be piped`, `use ${ONE_LINE.join(", ")}`);
+      const shown = /^[\w-]+$/.test(name) ? name : JSON.stringify(name);
+      throw new UsageError(`${shown} cannot be piped`, `use ${ONE_LINE.join(", ")}`);
     }
     // Standard input is where the lines come from.
     const full = name === "write" && words.length === 2 ? [words[0]!, "-", words[1]!] : words;
@@ -73,12 +74,18 @@ async function run(line: string, context: Context): Promise<Result> {
   } catch (error) {
     if (error instanceof OutputError) throw error;
     if (!(error instanceof UsageError || error instanceof RemoteError)) throw error;
-    const { message } = error;
+    const message = shorten(error.message);
     return {
       text: context.json ? JSON.stringify({ error: message }) : `error: ${message}`,
       failed: true,
     };
   }
+}
+
+/** A message of one line, however long what it quotes. */
+function shorten(message: string): string {
+  const most = 500;
+  return message.length <= most ? message : `${message.slice(0, most)}...`;
 }
 
 /** Bytes on one line: what is no printable ASCII as \\xHH, a backslash doubled. */

@@ -8,6 +8,7 @@ import process from "node:process";
 import { type Flags, parseCommandLine, UsageError } from "../cli/flags.ts";
 import { commandHelp } from "../cli/help.ts";
 import { nearest } from "../cli/nearest.ts";
+import { parseSize } from "../cli/sizes.ts";
 import { bench } from "./bench.ts";
 import { type Context, type Terminal, within } from "./command.ts";
 import { checkWords, type CommandName, COMMANDS, isCommand as isAny } from "./commands.ts";
@@ -253,7 +254,8 @@ function unknownCommand(name: string): UsageError {
 function withLength(words: readonly string[]): readonly string[] {
   const [pointer, length, ...data] = words;
   if (pointer === undefined || length === undefined) return words;
-  const isLength = data.length > 0 && /^(-|\d+|0x[\da-f]+)$/i.test(length);
+  const isSize = /^(-|0x[\da-f]+)$/i.test(length) || parseSize(length) !== undefined;
+  const isLength = data.length > 0 && isSize;
   return isLength ? words : [pointer, "-", length, ...data];
 }
 

@@ -75,6 +75,7 @@ Deno.test("parseCommandLine() names the value and the next step when a value is 
     [["--allow", "10.0.0.0/33"], {}, '--allow cannot be "10.0.0.0/33"'],
     [["--engine", "steam"], {}, '--engine cannot be "steam"'],
     [["--port"], {}, "--port needs one value"],
+    [["--port="], {}, "--port needs one value"],
     [["--port", "1", "--port", "x"], {}, "--port"],
     [["--prot", "1"], {}, "unknown option --prot: did you mean --port?"],
     [["-x"], {}, "unknown option -x"],

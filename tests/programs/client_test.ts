@@ -110,6 +110,43 @@ Deno.test("mallocd-client --pipe answers each line of input by a line, in order"
   );
 });
 
+Deno.test("mallocd-client --pipe answers whatever bytes come by short lines of plain text", async () => {
+  await using daemon = await Mallocd.start();
+  const encode = (text: string) => new TextEncoder().encode(text);
+  const input = [
+    encode("\0\x1b[2J\n"),
+    new Uint8Array([0xff, 0xfe, 0x0a]),
+    encode("a".repeat(1_000_000) + "\n"),
+    encode(`malloc ${"9".repeat(1_000_000)}\n`),
+    encode("malloc 5"),
+  ];
+  const { code, stdout } = await daemon.client("--pipe", {
+    input: new Uint8Array(await new Blob(input).arrayBuffer()),
+  });
+  const lines = stdout.split("\n");
+  assertEquals([code, lines.length, lines.slice(4)], [1, 6, [`${FIRST}`, ""]]);
+  assertEquals(lines.slice(0, 2), [
+    'error: "\\u0000\\u001b[2J" cannot be piped',
+    'error: "\ufffd\ufffd" cannot be piped',
+  ]);
+  for (const line of lines.slice(2, 4)) assertMatch(line, /^error: .{20,600}\.\.\.$/);
+});
+
+Deno.test("mallocd-client shell takes sizes for the length of a write, too", async () => {
+  await using daemon = await Mallocd.start();
+  const { stdout, stderr } = await inShell(
+    daemon,
+    "p = malloc 16",
+    "write $p 1KiB hello",
+    "write $p 5 hello",
+    "read $p 5",
+  );
+  assertEquals([stdout, stderr.slice(1)], [
+    "hello",
+    ["LEN is 1024 but DATA is 5 bytes long", "Try: use 5, or - for as long as the data is"],
+  ]);
+});
+
 Deno.test("mallocd-client COMMAND --help explains the command, without a daemon", async () => {
   for (const [name, { words, example }] of Object.entries(COMMANDS)) {
     const { code, stdout, stderr } = await client(`${name} --help`);
