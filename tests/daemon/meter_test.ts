@@ -117,6 +117,12 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string]>
     procedure(i32(0), { locals: [[...leb(MAX_LOCALS), I64]] }),
     `it has a function with over ${MAX_LOCALS} locals`,
   ],
+  "more branches than its locals allow": [
+    procedure([...Array(600).fill([0x03, 0x40, 0x0b]).flat(), ...i32(0)], {
+      locals: [[...leb(MAX_LOCALS - 2), I64]],
+    }),
+    "it has too many branches for so many locals",
+  ],
   "two results": [
     procedure(i32(0), { types: [...TYPES, [0x60, 0, 2, I32, I32]] }),
     "it has a function with more than one result",

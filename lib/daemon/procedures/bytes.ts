@@ -76,33 +76,53 @@ export class Cursor {
 }
 
 export class Sink {
-  readonly bytes: number[] = [];
+  #buffer = new Uint8Array(64);
+  #length = 0;
+
+  /** What has been appended so far: a view, until more is. */
+  get bytes(): Uint8Array {
+    return this.#buffer.subarray(0, this.#length);
+  }
+
+  #grow(by: number): void {
+    const wanted = this.#length + by;
+    if (wanted <= this.#buffer.length) return;
+    const larger = new Uint8Array(2 * wanted);
+    larger.set(this.#buffer);
+    this.#buffer = larger;
+  }
 
   put(...bytes: readonly number[]): this {
-    for (const byte of bytes) this.bytes.push(byte);
+    return this.copy(bytes);
+  }
+
+  copy(bytes: ArrayLike<number>): this {
+    this.#grow(bytes.length);
+    this.#buffer.set(bytes, this.#length);
+    this.#length += bytes.length;
     return this;
   }
 
-  copy(bytes: Iterable<number>): this {
-    for (const byte of bytes) this.bytes.push(byte);
-    return this;
+  #push(byte: number): void {
+    this.#grow(1);
+    this.#buffer[this.#length++] = byte;
   }
 
   u32(value: number): this {
     while (value >= 0x80) {
-      this.bytes.push(value & 0x7f | 0x80);
+      this.#push(value & 0x7f | 0x80);
       value >>>= 7;
     }
-    this.bytes.push(value);
+    this.#push(value);
     return this;
   }
 
   s32(value: number): this {
     while (value < -64 || value > 63) {
-      this.bytes.push(value & 0x7f | 0x80);
+      this.#push(value & 0x7f | 0x80);
       value >>= 7;
     }
-    this.bytes.push(value & 0x7f);
+    this.#push(value & 0x7f);
     return this;
   }
 
@@ -113,14 +133,14 @@ export class Sink {
 
   /** Room for a number from 0 to 2^31 - 1 that `fill` will know. */
   hole(): number {
-    this.bytes.push(0x80, 0x80, 0x80, 0x80, 0x00);
-    return this.bytes.length - 5;
+    this.put(0x80, 0x80, 0x80, 0x80, 0x00);
+    return this.#length - 5;
   }
 
   /** Puts into a hole what belongs there; as an s32 it is the same number as it is as a u32. */
   fill(hole: number, value: number): void {
     for (let i = 0; i < 5; i++) {
-      this.bytes[hole + i] = value >>> 7 * i & 0x7f | (i < 4 ? 0x80 : 0);
+      this.#buffer[hole + i] = value >>> 7 * i & 0x7f | (i < 4 ? 0x80 : 0);
     }
   }
 

@@ -43,6 +43,11 @@ export const MAP_IMPORT = { module: "mallocd", name: "dirty" } as const;
 /** The most that a module may have: elements in its tables, locals in a function. */
 export const MAX_TABLE = 4096;
 export const MAX_LOCALS = 1000;
+/**
+ * And blocks and targets of branches, each times the locals of its function: V8 looks at every local at
+ * each of them when a function is first called, so that a module of 64 KiB could take it a second.
+ */
+export const MAX_MERGES = 500_000;
 
 /** Data is where malloc puts it: aligned to 16 bytes. */
 const MAX_ALIGNMENT = 4;
@@ -222,6 +227,7 @@ class Meter {
   readonly #exports = new Map<string, number>();
   #start = -1;
   #dataLength = 0;
+  #merges = 0;
   /** Data segments that memory.init is used with, in the order in which their functions are added. */
   readonly #inits: number[] = [];
 
@@ -559,7 +565,8 @@ class Meter {
         this.#prefixed(cursor, code, at);
         continue;
       }
-      immediates(cursor, op, at);
+      this.#merges += count * immediates(cursor, op, at);
+      if (this.#merges > MAX_MERGES) refuse("it has too many branches for so many locals", at);
       if (op === Op.globalGet || op === Op.globalSet) this.#checkStack(cursor, at);
       code.copy(cursor.since(at));
       if (op === Op.loop) {
@@ -799,8 +806,11 @@ function constant(cursor: Cursor): { base: number; number: number } {
   }
 }
 
-/** Passes over what follows an instruction. Throws ModuleRefused if it is none that may be used. */
-function immediates(cursor: Cursor, op: number, at: number): void {
+/**
+ * Passes over what follows an instruction, and returns where it may branch to, in how many ways, or what it
+ * opens. Throws ModuleRefused if it is none that may be used.
+ */
+function immediates(cursor: Cursor, op: number, at: number): number {
   switch (op) {
     case Op.unreachable:
     case Op.nop:
@@ -809,16 +819,18 @@ function immediates(cursor: Cursor, op: number, at: number): void {
     case Op.return:
     case Op.drop:
     case Op.select:
-      return;
+      return 0;
     case Op.block:
     case Op.loop:
     case Op.if: {
       const type = cursor.byte();
-      if (type === NO_RESULT || TYPE_NAMES[type] !== undefined) return;
+      if (type === NO_RESULT || TYPE_NAMES[type] !== undefined) return 1;
       return refuse("it has a block with parameters, or with a result that is no number", at);
     }
     case Op.br:
     case Op.brIf:
+      cursor.skipNumber();
+      return 1;
     case Op.call:
     case Op.localGet:
     case Op.localSet:
@@ -828,22 +840,29 @@ function immediates(cursor: Cursor, op: number, at: number): void {
     case Op.memorySize:
     case Op.i32Const:
     case Op.i64Const:
-      return cursor.skipNumber();
+      cursor.skipNumber();
+      return 0;
     case Op.callIndirect:
       cursor.skipNumber();
-      return cursor.skipNumber();
-    case Op.brTable:
-      for (let count = cursor.u32() + 1; count > 0; count--) cursor.skipNumber();
-      return;
+      cursor.skipNumber();
+      return 0;
+    case Op.brTable: {
+      const targets = cursor.u32() + 1;
+      for (let i = 0; i < targets; i++) cursor.skipNumber();
+      return targets;
+    }
     case Op.f32Const:
-      return cursor.skip(4);
+      cursor.skip(4);
+      return 0;
     case Op.f64Const:
-      return cursor.skip(8);
+      cursor.skip(8);
+      return 0;
   }
   if (op >= Op.i32Load && op < Op.i32Store) {
     if (cursor.u32() >= 0x40) refuse("it has more than one memory", at);
-    return cursor.skipNumber();
+    cursor.skipNumber();
+    return 0;
   }
-  if (op >= Op.i32Eqz && op <= Op.last) return;
-  refuse(`it uses ${REFUSED[op] ?? `instruction 0x${op.toString(16)}`}`, at);
+  if (op >= Op.i32Eqz && op <= Op.last) return 0;
+  return refuse(`it uses ${REFUSED[op] ?? `instruction 0x${op.toString(16)}`}`, at);
 }
