@@ -21,6 +21,13 @@ const VECTORS = file.vectors as unknown as Vector[];
 /** For a daemon that has procedures. */
 export const PROCEDURE_VECTORS = file.procedures as unknown as Vector[];
 
+/** From another host. */
+export const UNPROVEN_VECTORS = file.unproven as unknown as Vector[];
+
+/** For a daemon with a quota of so many bytes. */
+export const QUOTA = 4096;
+export const QUOTA_VECTORS = file.quota as unknown as Vector[];
+
 /** Bytes of the heap that they are tried on. */
 export const SIZE = 1024 * 1024;
 

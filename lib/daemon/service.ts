@@ -61,7 +61,7 @@ export const AMPLIFICATION = 3;
  * Bytes that may be moved and cleared in one turn, the time between two looks at the socket: a few
  * milliseconds, most of them the kernel's where the pages were never touched (docs/operations.md).
  */
-export const WORK_PER_TURN = 4 * 1024 ** 2;
+export const WORK_PER_TURN = 2 * 1024 ** 2;
 
 /** Bytes of a text that says why. */
 const MAX_REASON = 256;

@@ -2,6 +2,7 @@
 
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { DAEMON_FLAGS } from "../../lib/daemon/flags.ts";
+import { Remote } from "../../lib/client/remote.ts";
 import { LIBC_PATHS } from "../../lib/system/libc.ts";
 import { fields, head, Random, word } from "../testing.ts";
 import {
@@ -423,3 +424,32 @@ for (const memory of ["64MiB", "1GiB", "1.5GiB", "3GiB", "4GiB", "6.5GiB", "16Gi
     );
   });
 }
+
+Deno.test("mallocd --engine auto on a wildcard says why it can have neither engine", async () => {
+  const words = ["run", "-q", "--no-prompt", "-P=daemon-without-ffi", "main.ts"];
+  const flags = ["--port", "0", "--host", "0.0.0.0", "--anyone"];
+  const env = Deno.env.toObject();
+  const { code, stderr } = await run(Deno.execPath(), [...words, ...flags], { env });
+  assertEquals(code, 1);
+  assertMatch(stderr, /with the datagram engine: .* --engine syscall, which cannot be had here: /);
+});
+
+Deno.test("mallocd's time stands still while it is stopped: what it remembers does not age", async () => {
+  const STOPPED_MS = 8000;
+  await using daemon = await Mallocd.start();
+  await using remote = await Remote.connect({ server: daemon.server, timeout: 40_000 });
+  using peer = new Peer(daemon);
+  const uptime = async () => (await remote.stats()).get("uptime")!.value;
+  const pointer = await remote.malloc(8);
+  const add = word(7, 6) + fields(pointer, 1);
+  const reply = await peer.ask(add);
+  const before = await uptime();
+  Deno.kill(daemon.pid, "SIGSTOP");
+  await peer.send(add); // waits in the socket
+  await new Promise((resolve) => setTimeout(resolve, STOPPED_MS));
+  Deno.kill(daemon.pid, "SIGCONT");
+  assertEquals(await peer.receive(), reply);
+  const served = Number(await uptime() - before);
+  assert(served < STOPPED_MS / 1000, `${served} s went by`);
+  assertEquals(await remote.fetchAndAdd(pointer, 0n), 1n);
+});

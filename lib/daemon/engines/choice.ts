@@ -33,6 +33,16 @@ async function choose(name: EngineName, options: EngineOptions): Promise<Choice>
     return { engine: await serveSyscall(options) };
   } catch (error) {
     if (name === "syscall" || !(error instanceof Unavailable)) throw error;
-    return { engine: await serveDatagram(options), reason: error.message };
+    return { engine: await makeDo(options, error.message), reason: error.message };
+  }
+}
+
+/** The slower engine because the faster one cannot be had. Where it cannot be had either, both reasons count. */
+async function makeDo(options: EngineOptions, reason: string): Promise<Engine> {
+  try {
+    return await serveDatagram(options);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new RangeError(`${error.message}, which cannot be had here: ${reason}`, { cause: error });
   }
 }
