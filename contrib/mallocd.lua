@@ -35,6 +35,7 @@ local METHODS = {
   [9] = { name = "call", request = { "handle", "length", "data" }, reply = { "result" } },
   [10] = { name = "uninstall", request = { "handle" }, reply = {} },
   [11] = { name = "stats", request = { "what" }, reply = { "data" } },
+  [12] = { name = "sync", request = { "number" }, reply = { "number", "done" } },
 }
 -- What a request with the session flag has after its word.
 local SESSION = { "epoch", "token" }
@@ -62,6 +63,8 @@ local fields = {
   result = ProtoField.uint64("mallocd.result", "Result", base.DEC_HEX),
   reason = ProtoField.string("mallocd.reason", "Reason"),
   epoch = ProtoField.uint64("mallocd.epoch", "Boot epoch", base.HEX),
+  number = ProtoField.uint64("mallocd.number", "Number", base.DEC),
+  done = ProtoField.uint64("mallocd.done", "Done", base.DEC),
   what = ProtoField.uint64("mallocd.what", "What", base.DEC, { [0] = "values", [1] = "names" }),
   base = ProtoField.uint64("mallocd.base", "Heap base", base.HEX),
   size = ProtoField.uint64("mallocd.size", "Heap size", base.DEC),

@@ -18,6 +18,7 @@ import { uninstall } from "./commands/uninstall.ts";
 import { ping } from "./commands/ping.ts";
 import { cluster } from "./commands/cluster.ts";
 import { info } from "./commands/info.ts";
+import { sync } from "./commands/sync.ts";
 import { stat } from "./commands/stat.ts";
 import { top } from "./commands/top.ts";
 import { stress } from "./commands/stress.ts";
@@ -41,6 +42,7 @@ const TABLE = {
   uninstall,
   ping,
   info,
+  sync,
   stat,
   top,
   cluster,

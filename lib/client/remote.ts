@@ -60,6 +60,9 @@ export const MAX_TIMEOUT_MS = 50_000;
 
 const PROTOCOLS = ["auto", "tagged", "classic"];
 
+/** How often sync asks whether it is done. */
+const SYNC_POLL_MS = 20;
+
 /** What stats is taken to answer at the most, until it has: a few hundred names. */
 const STATS_GUESS = 8192;
 
@@ -386,6 +389,22 @@ export class Remote implements AsyncDisposable {
   /** Uninstalls a procedure, for whoever uses it. Tagged protocol only. */
   async uninstall(handle: bigint, options: CallOptions = {}): Promise<void> {
     await this.#call("uninstall", [asField("a handle", handle)], options);
+  }
+
+  /**
+   * Resolves when all that was answered before is on the daemon's disk. Refused with ENOSYS if it has no
+   * heap file. Tagged protocol only.
+   */
+  async sync(options: CallOptions = {}): Promise<void> {
+    const { timeout } = this.#check(options);
+    const end = performance.now() + timeout;
+    for (let number = 0n;;) {
+      const body = await this.#call("sync", [number], options);
+      number = asBigInt(body);
+      if (asBigInt(body, FIELD) >= number) return;
+      if (performance.now() > end) throw new NoReplyError("sync()", this.server, timeout);
+      await new Promise((resolve) => setTimeout(resolve, SYNC_POLL_MS));
+    }
   }
 
   /** One round trip that changes nothing: hello, or in the classic protocol a read of 0 bytes. */

@@ -18,6 +18,7 @@ import { type Log, openLog } from "./log.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify, watchdogMs } from "./notify.ts";
 import { Pulse } from "./pulse.ts";
+import { Syncing } from "./syncing.ts";
 import { newState, type StateOptions } from "./state.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
 import { Unavailable } from "../system/libc.ts";
@@ -162,7 +163,10 @@ async function main(args: readonly string[]): Promise<number> {
   };
   tick();
   const ticking = setInterval(tick, TICK_MS);
-  const stopSyncing = syncEvery(values.sync, file, say);
+  const tellSyncs = (failing: boolean) =>
+    say(failing ? { msg: "not synced", level: "error" } : { msg: "synced again" });
+  const syncing = file &&
+    new Syncing(() => file.sync(), state.service.sync, values.sync, tellSyncs);
   say({ msg: "ready", ...ready, heap_file: file?.path });
   const rates = new Rates(gauges, counters);
   const status = () => `STATUS=${rates.status(formatAddress(engine.address))}`;
@@ -194,7 +198,7 @@ async function main(args: readonly string[]): Promise<number> {
     });
   notify("STOPPING=1");
   for (const timer of [ticking, reporting, barking]) clearInterval(timer);
-  stopSyncing();
+  syncing?.end();
   const isClosed = await Promise.race([
     Promise.all([engine.close(), http?.close()]).then(() => true),
     new Promise<boolean>((resolve) => setTimeout(resolve, CLOSE_MS, false)),
@@ -275,26 +279,6 @@ function openHeapFile(
   } catch (error) {
     throw fileError(error);
   }
-}
-
-/**
- * Brings a file to the disk again and again, in a thread of the runtime's. Returns what stops it. It says
- * so once when that fails, and once when it does not any more.
- */
-function syncEvery(seconds: number, file: HeapFile | undefined, say: Log): () => void {
-  if (file === undefined || seconds === 0) return () => {};
-  let pending = false;
-  let failing = false;
-  const timer = setInterval(async () => {
-    if (pending) return; // the disk is slower than that
-    pending = true;
-    const failed = !await file.sync();
-    pending = false;
-    if (failed && !failing) say({ msg: "not synced", level: "error", file: file.path });
-    else if (!failed && failing) say({ msg: "synced again", file: file.path });
-    failing = failed;
-  }, seconds * 1000);
-  return () => clearInterval(timer);
 }
 
 /** Brings all of it to the disk, which may take its time; a second signal ends the waiting. */

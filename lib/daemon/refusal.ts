@@ -26,6 +26,7 @@ export const Refusal = {
   tooManyProcedures: 22,
   argumentsTooLong: 23,
   noProcedures: 24,
+  noFile: 25,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -56,6 +57,7 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   tooManyProcedures: ERRNO.ENOMEM,
   argumentsTooLong: ERRNO.EINVAL,
   noProcedures: ERRNO.ENOSYS,
+  noFile: ERRNO.ENOSYS,
 };
 
 /** Refusal -> errno, indexed by the refusal's number. */

@@ -38,6 +38,7 @@ import { Procedures } from "./procedures/procedures.ts";
 import { Quota } from "./quota.ts";
 import { ReplyBudget } from "./reply_budget.ts";
 import { Stats } from "./stats.ts";
+import { askForSync, SyncFigure } from "./syncing.ts";
 import type { State } from "./state.ts";
 import { Tokens } from "./token.ts";
 import { isLoopbackSource } from "../system/address.ts";
@@ -83,10 +84,11 @@ const HELLO = METHODS.hello.opcode;
 const INSTALL = METHODS.install.opcode;
 const CALL = METHODS.call.opcode;
 const STATS = METHODS.stats.opcode;
+const SYNC = METHODS.sync.opcode;
 
 /** By opcode, 1 for requests that change nothing, whose replies are not remembered. */
 const CHANGES_NOTHING = new Uint8Array(OPCODES);
-for (const opcode of [READ, HELLO, STATS]) CHANGES_NOTHING[opcode] = 1;
+for (const opcode of [READ, HELLO, STATS, SYNC]) CHANGES_NOTHING[opcode] = 1;
 
 /** What an operator decides, and what a daemon's threads share: plain data. */
 export interface ServiceOptions {
@@ -149,6 +151,7 @@ export class Service {
   readonly #validated: boolean;
   readonly #membership: Membership | undefined;
   readonly #undo: Undo | undefined;
+  readonly #syncFigures: Int32Array;
   /** A new one wherever nothing is left of an earlier one's heap, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Int32Array;
   readonly #request = new Request();
@@ -178,6 +181,7 @@ export class Service {
     const { service, cache, quota, tokens } = options.state;
     this.#undo = undo;
     this.counters = service.counters;
+    this.#syncFigures = service.sync;
     this.#given = service.given;
     this.#asked = service.asked;
     this.#io = new DataView(io.buffer);
@@ -444,6 +448,8 @@ export class Service {
         return this.#address(request, this.#realloc(request), body);
       case STATS:
         return this.#tellStats(request.rest, body, room);
+      case SYNC:
+        return this.#sync(request.rest, body);
       case CAS:
         return this.#old(this.heap.cas(request, request.rest, body));
       case ADD:
@@ -517,6 +523,17 @@ export class Service {
     if (what === STATS_NAMES) this.#stats.writeNames(body);
     else this.#stats.writeValues(body);
     this.#bodyLength = length;
+    return Refusal.none;
+  }
+
+  /** The number of the sync to wait for, and that of the last one that is done. */
+  #sync(at: number, body: number): Refusal {
+    const figures = this.#syncFigures;
+    if (figures[SyncFigure.possible] === 0) return this.#refuse(Refusal.noFile);
+    if (this.proven === 0) return this.#refuse(Refusal.unproven);
+    setField(this.#io, body, askForSync(figures, fieldAt(this.#io, at)));
+    setField(this.#io, body + FIELD, figures[SyncFigure.done]!);
+    this.#bodyLength = 2 * FIELD;
     return Refusal.none;
   }
 

@@ -7,6 +7,7 @@
 import { COUNTERS_LENGTH, ORDERS } from "./counters.ts";
 import { cacheShape } from "./duplicate_request_cache.ts";
 import { quotaShape } from "./quota.ts";
+import { SyncFigure } from "./syncing.ts";
 import { tokenShape } from "./token.ts";
 import { buddyShape } from "../heap/buddy.ts";
 import { GRAIN, heapShape, requireHeapSize } from "../heap/heap.ts";
@@ -30,6 +31,8 @@ const PASSING = {
     /** By order, of all allocations so far: how many, and the bytes that were asked for. */
     given: float64(ORDERS),
     asked: float64(ORDERS),
+    /** Where the threads tell each other what is on the disk. */
+    sync: int32(Object.keys(SyncFigure).length),
   },
 };
 

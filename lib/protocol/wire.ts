@@ -74,7 +74,8 @@ export type MethodName =
   | "install"
   | "call"
   | "uninstall"
-  | "stats";
+  | "stats"
+  | "sync";
 
 /** The whole protocol; everything below is derived from this table. */
 export const METHODS: Readonly<Record<MethodName, Layout>> = {
@@ -97,6 +98,7 @@ export const METHODS: Readonly<Record<MethodName, Layout>> = {
   call: { opcode: 9, request: ["handle", "length", "data"], reply: ["value"] },
   uninstall: { opcode: 10, request: ["handle"], reply: [] },
   stats: { opcode: 11, request: ["value"], reply: ["data"] }, // STATS_VALUES or STATS_NAMES
+  sync: { opcode: 12, request: ["value"], reply: ["value", "value"] }, // number; number, and done
 };
 
 /** What stats may be asked for: its figures, or once their names. */

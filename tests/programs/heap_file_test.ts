@@ -248,6 +248,17 @@ Deno.test("mallocd tells the second daemon who has the file, and --check leaves 
   });
 });
 
+Deno.test("mallocd-client sync waits for the disk, and says so where there is no file", async () => {
+  await withFolder(async (folder) => {
+    await using daemon = await Mallocd.start(["--heap-file", `${folder}/heap`, "--memory", "1MiB"]);
+    assertEquals(await daemon.client("sync"), done());
+    await using other = await Mallocd.start(["--memory", "1MiB"]);
+    const { code, stderr } = await other.client("sync");
+    assertEquals(code, 1);
+    assertMatch(stderr, /not supported by this daemon/);
+  });
+});
+
 async function whyNoMounts(): Promise<string> {
   const tmpfs = ["-rm", "sh", "-c", "mount -t tmpfs none /mnt"];
   const isPossible = await run("unshare", tmpfs).then(({ code }) => code === 0, () => false);

@@ -3,7 +3,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { Remote } from "../../lib/client/remote.ts";
 import { Random } from "../testing.ts";
-import { done, MALLOCD, Mallocd, run } from "./programs.ts";
+import { done, MALLOCD, Mallocd, parseLogfmt, run } from "./programs.ts";
 
 const CLIENTS = 6;
 const MEMORY = "16MiB";
@@ -108,8 +108,9 @@ export async function killUnderLoad(path: string, { kills, seed }: Killing): Pro
     const audited = await run(MALLOCD, ["audit", path]);
     assertEquals(audited, done(`${path}: a heap of ${MEMORY}, no fault found\n`));
     daemon = await Mallocd.start(args);
-    const { totals, code } = await daemon.stop("SIGTERM");
-    assertEquals([code, totals["blocks"]], [0, String(blocks)]);
+    const { stderr, code } = await daemon.stop("SIGTERM");
+    const stopped = stderr.split("\n").find((line) => line.includes("msg=stopped"));
+    assertEquals([code, parseLogfmt(stopped ?? "msg=none")["blocks"]], [0, String(blocks)], stderr);
   } finally {
     await Promise.all(remotes.map((remote) => remote.close()));
     await daemon.stop("SIGKILL");

@@ -22,6 +22,8 @@ import {
   type Session,
 } from "../../lib/protocol/wire.ts";
 import { ERRNO, type ErrnoName } from "../../lib/protocol/errno.ts";
+import { newState } from "../../lib/daemon/state.ts";
+import { SyncFigure } from "../../lib/daemon/syncing.ts";
 import { Membership } from "../../lib/daemon/cluster/membership.ts";
 import { Box } from "../testing.ts";
 
@@ -43,6 +45,8 @@ interface Example {
   cluster: boolean;
   /** Whether the daemon has procedures. */
   procedures: boolean;
+  /** Whether its heap is in a file, of which two syncs are done and a third has begun. */
+  file: boolean;
   /** Whether it comes from another host, which has not proven its address. */
   unproven: boolean;
   /** The requests that the codec can make: all but the malformed ones. */
@@ -61,7 +65,9 @@ const TAGGED = EXAMPLES.filter(({ request, reply }) =>
 );
 
 function parseExamples(markdown: string): Example[] {
-  return [...markdown.matchAll(/^```hex(?: (strict|unproven|cluster|procedures))?\n([^]*?)^```/gm)]
+  return [
+    ...markdown.matchAll(/^```hex(?: (strict|unproven|cluster|procedures|file))?\n([^]*?)^```/gm),
+  ]
     .map(
       ([, mark, text]) => {
         const lines = text!.trimEnd().split("\n");
@@ -77,6 +83,7 @@ function parseExamples(markdown: string): Example[] {
           strict: mark === "strict",
           cluster: mark === "cluster",
           procedures: mark === "procedures",
+          file: mark === "file",
           unproven: mark === "unproven",
           calls: calls.map(parseCall),
           malformed: calls.length < words.length,
@@ -273,18 +280,26 @@ Deno.test("serve() answers the examples of docs/protocol.md, in order, as they s
   const membership = new Membership(1);
   membership.fence = 3;
   membership.setOwner(0, "192.0.2.7", 8081);
+  const inFile = newState({ memory: size, replayCache: 64 });
+  const { possible, begun, done } = SyncFigure;
+  for (const [at, value] of [[possible, 1], [begun, 3], [done, 2]] as const) {
+    inFile.service.sync[at] = value;
+  }
   const daemons = {
     plain: new Box({ size }),
     strict: new Box({ size, strict: true }),
     cluster: new Box({ size, membership }),
     procedures: new Box({ size: 1024 * 1024, fuel: 1000 }),
+    file: new Box({ size, state: inFile }),
   };
   const pointer = daemons.procedures.ask("00".repeat(FIELD) + lengthOf(MODULE))!;
   assertEquals(pointer, "000000c420010000");
   daemons.procedures.ask(`${"00".repeat(7)}03${pointer}${lengthOf(MODULE)}${MODULE.toHex()}`);
-  for (const { title, strict, cluster, procedures, unproven, calls, request, reply } of EXAMPLES) {
+  for (
+    const { title, strict, cluster, procedures, file, unproven, calls, request, reply } of EXAMPLES
+  ) {
     const daemon = daemons[
-      strict ? "strict" : cluster ? "cluster" : procedures ? "procedures" : "plain"
+      strict ? "strict" : cluster ? "cluster" : procedures ? "procedures" : file ? "file" : "plain"
     ];
     daemon.from(unproven ? "192.0.2.1" : "127.0.0.1", 40000);
     const answer = daemon.ask(request.toHex());
