@@ -89,6 +89,12 @@ async function main(args: readonly string[]): Promise<number> {
   if (values["http-names"] !== undefined && values.http === undefined) {
     throw new UsageError("--http-names means nothing without --http", "add --http PORT");
   }
+  if (values["huge-pages"] && values.engine !== "auto" && values.engine !== "syscall") {
+    throw new UsageError(
+      `--huge-pages cannot be had with --engine ${values.engine}`,
+      "--engine syscall, or leave it out",
+    );
+  }
   const file = openHeapFile(values, sizes);
   const state = file?.state ?? newState(sizes);
   const { counters, clock } = state.service;

@@ -1,6 +1,6 @@
 /** What a checkout offers to whoever types `deno test` or `deno task` in it. */
 
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { ROOT, run } from "./programs.ts";
 
 const text = await Deno.readTextFile(new URL("deno.json", ROOT));
@@ -16,7 +16,7 @@ Deno.test("deno test runs without a permission what needs none, and says why it 
   const words = ["test", "--no-check", ...configured, vectors];
   const { code, stdout, stderr } = await run(Deno.execPath(), words, { env });
   assertEquals(code, 0, stdout + stderr);
-  assertStringIncludes(stdout, "ok | 1 passed | 0 failed | 4 ignored");
+  assertMatch(stdout, /^ok \| 1 passed \| 0 failed \| [1-9]\d* ignored/m);
   assertStringIncludes(
     stdout,
     "(skipped: no permission for 127.0.0.1, which `deno test -P` gives)",

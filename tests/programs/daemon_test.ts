@@ -72,6 +72,16 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
   ["--memory lots", '--memory cannot be "lots"', "use bytes, or a number with KiB, MiB or GiB"],
   ["--memory 17GiB", '--memory cannot be "17GiB"', "use 4KiB to 16GiB, a multiple of 16 bytes"],
   ["--memory 4100", '--memory cannot be "4100"', "use 4KiB to 16GiB, a multiple of 16 bytes"],
+  [
+    "--huge-pages --engine datagram",
+    "--huge-pages cannot be had with --engine datagram",
+    "--engine syscall, or leave it out",
+  ],
+  [
+    "--huge-pages --heap-file heap",
+    "--huge-pages means nothing with --heap-file",
+    "leave one of them out",
+  ],
   ["--engine steam", '--engine cannot be "steam"', "use one of auto, datagram, syscall, quic"],
   [
     "--allow 127.0.0.1,10.0.0.0/33",
