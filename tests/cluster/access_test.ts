@@ -1,7 +1,7 @@
 /** A cluster that speaks TLS and asks who is there, and what is told when one may not in. */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { MALLOCD, Mallocd, run } from "../programs/programs.ts";
+import { failed, MALLOCD, Mallocd, run } from "../programs/programs.ts";
 import { RedisCluster, whyNoRedis } from "./redis.ts";
 
 const noRedis = await whyNoRedis();
@@ -155,6 +155,11 @@ Deno.test({
       [...nobody, "--host", "0.0.0.0", "--anyone"],
       1,
       /Cannot listen on 0\.0\.0\.0 in a cluster/,
+    );
+    await using alone = await Mallocd.start();
+    assertEquals(
+      await alone.client("cluster"),
+      failed(`cluster(): ${alone.server} is a daemon of its own`),
     );
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const port = String((listener.addr as Deno.NetAddr).port);
