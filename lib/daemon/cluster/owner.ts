@@ -19,7 +19,7 @@ import type { TracedHeap } from "./traced_heap.ts";
 const REST_MS = 10;
 
 /** Bytes of requests and replies that wait for the cluster; beyond that only reads are served. */
-const MOST_HELD = 16 * 1024 ** 2;
+export const MOST_HELD = 16 * 1024 ** 2;
 
 /** What a reply that is held costs beside its bytes. */
 const HELD_OVERHEAD = 200;
@@ -30,17 +30,17 @@ interface Held {
 }
 
 export interface Ownership {
-  readonly socket: Deno.DatagramConn;
-  readonly range: Range;
-  readonly lease: Lease;
-  readonly follower: Follower;
+  readonly socket: Pick<Deno.DatagramConn, "receive" | "send">;
+  readonly range: Pick<Range, "append" | "copies">;
+  readonly lease: Pick<Lease, "holds">;
+  readonly follower: Pick<Follower, "service" | "heap" | "io" | "position">;
   readonly clock: Int32Array;
 }
 
 export class Owner {
-  readonly #socket: Deno.DatagramConn;
-  readonly #range: Range;
-  readonly #lease: Lease;
+  readonly #socket: Ownership["socket"];
+  readonly #range: Ownership["range"];
+  readonly #lease: Ownership["lease"];
   readonly #service: Service;
   readonly #heap: TracedHeap;
   readonly #counters: Counters;
@@ -170,6 +170,8 @@ export class Owner {
 
   /** Keeps a copy of the reply until the batch of that number is logged, or for 0 the lease renewed. */
   #hold(awaited: number, length: number, to: Deno.NetAddr): void {
+    // What has changed nothing may be asked for again.
+    if (this.#heldBytes > MOST_HELD && this.#service.effect !== Effect.changed) return;
     const held = { reply: this.#io.slice(REPLY, REPLY + length), to };
     this.#heldBytes += length + HELD_OVERHEAD;
     if (awaited === 0) this.#unleased.push(held);
