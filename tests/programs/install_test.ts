@@ -138,6 +138,28 @@ Deno.test("make build makes the daemon with its ENGINE", async () => {
   }
 });
 
+Deno.test("a daemon that cannot talk to systemd gets a unit that waits for no word of it", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "mallocd-install-" });
+  try {
+    const unitOf = async (engine: string) => {
+      const [dist, root] = [`${folder}/dist-${engine}`, `${folder}/root-${engine}`];
+      await run("cp", ["-r", new URL("dist", ROOT).pathname, dist]);
+      await Deno.writeTextFile(`${dist}/.engine`, `${engine}\n`);
+      const env = { ...Deno.env.toObject(), PREFIX: "/usr", DESTDIR: root };
+      const script = new URL("tools/install.sh", ROOT).pathname;
+      const words = ["-c", 'cd "$0" && "$1" install "$2"', ROOT.pathname, script, dist];
+      const { code, stderr } = await run("sh", words, { env });
+      assertEquals(code, 0, stderr);
+      const unit = await Deno.readTextFile(`${root}/usr/lib/systemd/system/mallocd.service`);
+      return unit.match(/^(Type|WatchdogSec)=.*$/gm);
+    };
+    assertEquals(await unitOf("auto"), ["Type=notify", "WatchdogSec=30"]);
+    assertEquals(await unitOf("datagram"), ["Type=exec"]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("make install puts programs that run where the unit looks for them", async () => {
   const unit = await Deno.readTextFile(`${prefix}/lib/systemd/system/mallocd.service`);
   const [, program] = /^ExecStart=(.*)$/m.exec(unit)!;
