@@ -68,7 +68,7 @@ check: | $(DENO_FILE) ## check format, lint, types, and what would be published
 	$(DENO) publish -q --dry-run --allow-dirty
 
 bench: build .tools/empty | $(DENO_FILE) ## measure
-	@for name in buddy copy huge_pages service roundtrip pipeline pace procedure quic heap_file nbd cluster startup; do \
+	@for name in buddy copy huge_pages service roundtrip pipeline pace procedure quic heap_file nbd preload cluster startup; do \
 		echo "bench/$$name.ts" && $(DENO) run -q $(BENCH_LOCK) -P=bench bench/$$name.ts || exit 1; done
 
 # Both at once, and anew if ENGINE has changed.

@@ -790,7 +790,9 @@ const char *pager_probe(const char **hint) {
   if (error == 0) {
     daemon_known = mallocd_known(client);
     mallocd_close(client);
-    return NULL;
+    if (daemon_known.version > 1) return NULL;
+    *hint = "start a newer one; MALLOCD_FALLBACK=1 runs the program with plain malloc";
+    return "the mallocd there is too old: nobody could tell if it was restarted";
   }
   snprintf(message, sizeof message, "no mallocd at %s: %s", options.server, strerror(-error));
   return message;
