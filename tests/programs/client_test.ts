@@ -878,6 +878,25 @@ testOnTerminal("read ends the line on a terminal", async (daemon) => {
   assertEquals(await terminal.end(), { code: 0, shown: "hello\r\n" });
 });
 
+testOnTerminal(
+  "long moves show their progress on a terminal, and clear it at the end",
+  async (daemon) => {
+    await daemon.client("malloc 4MiB");
+    const read = `read(0xc420000000, 4194304)`;
+    await using reading = onTerminal(daemon, `read ${FIRST} 4MiB >/dev/null`);
+    const shown = [25, 50, 75, 100].map((percent) => `\r\x1b[K${read}: ${percent}%`).join("");
+    assertEquals(await reading.end(), { code: 0, shown: `${shown}\r\x1b[K` });
+    await using writing = onTerminal(daemon, `write ${FIRST} 2MiB </dev/zero`);
+    const write = `\r\x1b[Kwrite(0xc420000000, 2097152, data): `;
+    assertEquals(await writing.end(), {
+      code: 0,
+      shown: `${write}1MiB written${write}2MiB written\r\x1b[K`,
+    });
+    await using short = onTerminal(daemon, `read ${FIRST} 64KiB >/dev/null`);
+    assertEquals(await short.end(), { code: 0, shown: "" });
+  },
+);
+
 testOnTerminal("stress shows its progress on a terminal, and ends at Ctrl-C", async (daemon) => {
   await using terminal = onTerminal(daemon, "stress 100000000");
   assertMatch(await terminal.until("/100000000"), /\[#*\.+\] \d+\/100000000/);
