@@ -222,9 +222,8 @@ export class Service {
     if (word === Word.classic || word === Word.tagged) {
       this.#judge(at, length, word, source);
       const reply = this.#answerAll(at, length, replyAt, source, word);
-      if (this.#budget !== undefined && this.proven === 0) {
-        this.#budget.spend(source, Math.max(reply - AMPLIFICATION * length, 0));
-      }
+      const excess = reply - AMPLIFICATION * length;
+      if (excess > 0 && this.proven === 0) this.#budget?.spend(source, excess);
       return reply;
     }
     this.#refuse(length < FIELD ? Refusal.truncated : Refusal.unknownMethod);
