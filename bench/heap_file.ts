@@ -82,5 +82,5 @@ async function main(rounds: number, ms: number, blocks: number): Promise<void> {
 }
 
 if (import.meta.main) {
-  await (Deno.args.includes("--smoke") ? main(1, 50, 1000) : main(5, 500, 1_000_000));
+  await (Deno.args.includes("--smoke") ? main(1, 50, 1000) : main(11, 300, 1_000_000));
 }
