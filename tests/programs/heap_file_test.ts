@@ -2,7 +2,7 @@
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { HEAP_BASE } from "../../lib/heap/heap.ts";
-import { HeapFile, HeapFileError } from "../../lib/daemon/heap_file.ts";
+import { HeapFile, HeapFileError, mapHeap } from "../../lib/daemon/heap_file.ts";
 import type { StateOptions } from "../../lib/daemon/state.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
 import { fields, Random, word } from "../testing.ts";
@@ -175,6 +175,25 @@ Deno.test("a heap file grows to a larger --memory, and all in it stays where it 
     const rest = bytes.subarray(0, 3 * SIZE);
     assert(rest.every((byte) => byte === 0), "the earlier state is in the heap");
     again.file.end();
+  });
+});
+
+Deno.test("a heap file of 16 GiB gives back what is beyond 4 GiB, and a write there that was half done", async () => {
+  await withFolder((folder) => {
+    const options = { ...OPTIONS, memory: 16 * 1024 ** 3 };
+    const path = `${folder}/heap`;
+    const first = start(path, options);
+    const far = HEAP_BASE + 9 * 1024 ** 3;
+    first.box.ask(write(far, "0102030405"));
+    first.box.ask(malloc(1, 8 * 1024 ** 3));
+    const { memory, undo } = mapHeap(first.file.place, first.file.state);
+    undo.save(9 * 1024 ** 3, 5);
+    new Uint8Array(memory.buffer, 9 * 1024 ** 3, 5).fill(9);
+    first.file.close();
+    const { file, box } = start(path, options);
+    assertEquals(box.ask(read(far, 5)), "0102030405");
+    assertEquals(box.count("bytes"), 8 * 1024 ** 3);
+    file.end();
   });
 });
 
