@@ -74,25 +74,34 @@ Deno.test("the npm package is whole: Node talks to a daemon with it, TypeScript 
     );
     assertMatch(installed.stdout, /^added 1 package/m, installed.stderr);
 
-    await t.step("Node", async () => {
-      await Deno.writeTextFile(`${folder}/user/session.mjs`, SESSION);
-      await using daemon = await Mallocd.start();
-      const absent = `127.0.0.1:${vacantPort()}`;
-      const outcome = await inFolder(`cd user && node session.mjs ${daemon.server} ${absent}`);
-      const refusals = { tagged: "bad address", classic: "refused" };
-      const lines = Object.entries(refusals).flatMap(([protocol, why]) => [
-        `${protocol} true`,
-        "1000",
-        `true read(0x10, 1): ${why}`,
-        "early",
-      ]);
-      const absence = `true nobody listens on ${absent}: is mallocd running there?`;
-      assertEquals(outcome, done([...lines, absence, absence, "7", ""].join("\n")));
-      await daemon.settle();
-      const { "requests.malloc": malloc, "requests.free": free, blocks } =
-        (await daemon.stop()).totals;
-      assertEquals([malloc, free, blocks], ["2002", "2002", undefined]);
-    });
+    for (const runtime of ["node", "bun"]) {
+      const missing = await whyMissing(runtime);
+      await t.step({
+        name: `a session on ${runtime}${missing}`,
+        ignore: missing !== "",
+        async fn() {
+          await Deno.writeTextFile(`${folder}/user/session.mjs`, SESSION);
+          await using daemon = await Mallocd.start();
+          const absent = `127.0.0.1:${vacantPort()}`;
+          const outcome = await inFolder(
+            `cd user && ${runtime} session.mjs ${daemon.server} ${absent}`,
+          );
+          const refusals = { tagged: "bad address", classic: "refused" };
+          const lines = Object.entries(refusals).flatMap(([protocol, why]) => [
+            `${protocol} true`,
+            "1000",
+            `true read(0x10, 1): ${why}`,
+            "early",
+          ]);
+          const absence = `true nobody listens on ${absent}: is mallocd running there?`;
+          assertEquals(outcome, done([...lines, absence, absence, "7", ""].join("\n")));
+          await daemon.settle();
+          const { "requests.malloc": malloc, "requests.free": free, blocks } =
+            (await daemon.stop()).totals;
+          assertEquals([malloc, free, blocks], ["2002", "2002", undefined]);
+        },
+      });
+    }
 
     await t.step("TypeScript", async () => {
       await Deno.writeTextFile(`${folder}/user/typed.mts`, TYPED);
@@ -108,6 +117,15 @@ Deno.test("the npm package is whole: Node talks to a daemon with it, TypeScript 
     await Deno.remove(folder, { recursive: true });
   }
 });
+
+async function whyMissing(runtime: string): Promise<string> {
+  try {
+    await run(runtime, ["--version"], { env });
+    return "";
+  } catch (error) {
+    return ` (skipped: no ${runtime}: ${(error as Error).name})`;
+  }
+}
 
 function vacantPort(): number {
   const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
