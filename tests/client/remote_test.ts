@@ -928,9 +928,9 @@ socketTest("Remote claims its epoch, and shows its token, in every datagram", as
 });
 
 socketTest(
-  "Remote sends again what was too much for now, and says so when its time is up",
+  "Remote sends again at once what was too much for now, and says so when its time is up",
   async () => {
-    let refusals = 2;
+    let refusals = 200; // with the waits of what was lost it would take minutes
     await using daemon = new FakeDaemon(tagged(async (request, from, daemon) => {
       const isTooMuch = request.at(-1) === 13 || refusals-- > 0;
       await daemon.send(isTooMuch ? refusal(request, ERRNO.EAGAIN) : replyTo(request), from);
@@ -938,7 +938,7 @@ socketTest(
     await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
     assertEquals(await remote.read(BASE, 5), FIVE_ONES);
     const tags = daemon.requests.slice(1).map((request) => request.subarray(0, 4).toHex());
-    assertEquals([tags.length, new Set(tags).size], [3, 1]);
+    assertEquals([tags.length, new Set(tags).size], [201, 1]);
     const reading = remote.read(BASE, 13, { timeout: 100 });
     assertEquals((await assertRejects(() => reading, RefusedError)).errno, "EAGAIN");
   },

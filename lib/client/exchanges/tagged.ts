@@ -282,6 +282,16 @@ export class TaggedExchange implements Exchange {
     await this.#transport.send(datagram, most).catch(() => {});
   }
 
+  /** What was too much at once has been done in part: it is sent again without delay, until it is whole. */
+  #sendOn(call: Pending): void {
+    call.refusedWith = ERRNO.EAGAIN;
+    if (call.due === Infinity) return; // it is about to be
+    call.wait = FIRST_WAIT_MS;
+    call.due = Infinity;
+    this.#repeats.push(call);
+    this.#scheduleFlush();
+  }
+
   /** Says when a call that is being sent will be sent again. */
   #arm(call: Pending, now: number): void {
     if (call.deadline === Infinity) call.deadline = now + call.timeout;
@@ -339,9 +349,13 @@ export class TaggedExchange implements Exchange {
       if (call === undefined || METHODS[call.method].opcode !== reply.opcode) continue;
       const { status } = reply;
       const isHello = call.method === "hello";
-      if (!isHello && (status === ERRNO.EAGAIN || status === ERRNO.EPERM)) {
+      if (!isHello && status === ERRNO.EPERM) {
         call.refusedWith = status; // nothing was done: it is sent again when it is due
-        if (status === ERRNO.EPERM) this.#prove(call.timeout);
+        this.#prove(call.timeout);
+        continue;
+      }
+      if (status === ERRNO.EAGAIN) {
+        this.#sendOn(call);
         continue;
       }
       if (status === ERRNO.EREMOTE && this.onElsewhere !== undefined) {
