@@ -14,7 +14,6 @@
  * nobody's, since the daemon was restarted or somebody uninstalled it, installs it again.
  */
 
-import { createHash } from "node:crypto";
 import { type Heap, type Inside, NULL, type Span } from "../../heap/heap.ts";
 import { MAP_IMPORT, meter, type Metered } from "./meter.ts";
 import type { Quota } from "../quota.ts";
@@ -297,6 +296,9 @@ export class Procedures {
 
 /** The first 64 bits of the SHA-256 of a module but the upper 12, so that a double holds it; never 0. */
 function handleOf(module: Uint8Array): number {
+  // An import would load Node's cryptography at each start: some milliseconds, for who installs nothing.
+  // deno-lint-ignore no-process-global
+  const { createHash } = process.getBuiltinModule("node:crypto");
   const digest = createHash("sha256").update(module).digest();
   const view = new DataView(digest.buffer, digest.byteOffset);
   return (view.getUint32(0) & 0xfffff) * 2 ** 32 + view.getUint32(4) || 1;
