@@ -143,6 +143,22 @@ export const DAEMON_FLAGS = {
   ...HELP_FLAGS,
 } as const;
 
+/** The flags that mean nothing without another one. */
+export const NEEDS = {
+  range: "cluster",
+  copies: "cluster",
+  lease: "cluster",
+  standby: "cluster",
+  trim: "cluster",
+  "cluster-ca": "cluster",
+  "cluster-user": "cluster",
+  sync: "heap-file",
+  sparse: "heap-file",
+  verify: "heap-file",
+  fuel: "procedures",
+  "http-names": "http",
+} as const satisfies Partial<Record<keyof typeof DAEMON_FLAGS, keyof typeof DAEMON_FLAGS>>;
+
 export const DAEMON: Program = {
   name: "mallocd",
   summary: "malloc(3) for anyone on a socket",

@@ -283,7 +283,7 @@ function openFile(path: string, which?: "only one that is there"): { file: File;
     if (before?.kind !== undefined) {
       throw new HeapFileError(
         `${path} is ${before.kind}, not a file`,
-        "--heap-file with another path",
+        "another path",
       );
     }
     const file = File.open(path, before === undefined ? "create" : "write");
@@ -302,7 +302,7 @@ function openFile(path: string, which?: "only one that is there"): { file: File;
     if (!(error instanceof FileError)) throw error;
     throw new HeapFileError(
       `${path} cannot be opened: ${error.message}`,
-      "--heap-file with a path that this user may write",
+      "a path that this user may read and write",
     );
   }
 }

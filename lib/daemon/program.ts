@@ -2,7 +2,7 @@
 
 import { ServingTime, TICK_MS } from "./clock.ts";
 import { Counter, type Counters, sumOf, totals } from "./counters.ts";
-import { DAEMON, DAEMON_FLAGS } from "./flags.ts";
+import { DAEMON, DAEMON_FLAGS, NEEDS } from "./flags.ts";
 import { ClusterError } from "./cluster/primary.ts";
 import { ConnectionError, RedisError } from "./cluster/resp.ts";
 import { memberOptions } from "./cluster/options.ts";
@@ -23,7 +23,14 @@ import { newState, type StateOptions } from "./state.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
 import { Unavailable } from "../system/libc.ts";
 import { formatSize } from "../cli/sizes.ts";
-import { parseCommandLine, strayVariables, UsageError, type Values } from "../cli/flags.ts";
+import {
+  defaults,
+  type Flag,
+  parseCommandLine,
+  strayVariables,
+  UsageError,
+  type Values,
+} from "../cli/flags.ts";
 import { programHelp } from "../cli/help.ts";
 import { isLoopback } from "../system/address.ts";
 import { VERSION } from "../cli/version.ts";
@@ -44,7 +51,7 @@ async function main(args: readonly string[]): Promise<number> {
   for (const warning of strayVariables(DAEMON, Object.keys(environment))) {
     console.error(`mallocd: ${warning}`);
   }
-  const { values, words } = parseCommandLine(
+  const { values, words, given } = parseCommandLine(
     DAEMON,
     DAEMON_FLAGS,
     args,
@@ -55,10 +62,16 @@ async function main(args: readonly string[]): Promise<number> {
     Deno.stdout.writeSync(new TextEncoder().encode(text));
     return 0;
   }
-  if (words[0] === "audit") return audit(words.slice(1));
+  if (words[0] === "audit") {
+    if (given.length > 0) {
+      throw new UsageError(`--${given[0]} means nothing to audit`, "mallocd audit FILE");
+    }
+    return audit(words.slice(1));
+  }
   if (words.length > 0) {
     throw new UsageError(`unexpected word ${JSON.stringify(words[0])}`, "mallocd --help");
   }
+  checkNeeds(values, given);
   const { allow, anyone, quiet } = values;
   const host = hostnameOf(values.host);
   if (allow !== undefined && anyone) {
@@ -86,9 +99,6 @@ async function main(args: readonly string[]): Promise<number> {
     replayCache: values["replay-cache"],
     quota: values.quota,
   };
-  if (values["http-names"] !== undefined && values.http === undefined) {
-    throw new UsageError("--http-names means nothing without --http", "add --http PORT");
-  }
   if (values["huge-pages"] && values.engine !== "auto" && values.engine !== "syscall") {
     throw new UsageError(
       `--huge-pages cannot be had with --engine ${values.engine}`,
@@ -214,6 +224,22 @@ async function main(args: readonly string[]): Promise<number> {
   return 0;
 }
 
+/** What is said, be it by a variable, and would be ignored is told. Throws UsageError. */
+function checkNeeds(values: Values<typeof DAEMON_FLAGS>, given: readonly string[]): void {
+  const standard = defaults(DAEMON_FLAGS);
+  for (const [name, needed] of Object.entries(NEEDS)) {
+    const isSaid = given.includes(name) ||
+      values[name as keyof typeof NEEDS] !== standard[name as keyof typeof NEEDS];
+    if (!isSaid || values[needed]) continue;
+    const { placeholder }: Flag<unknown> = DAEMON_FLAGS[needed];
+    const example = placeholder === undefined ? `--${needed}` : `--${needed} ${placeholder}`;
+    throw new UsageError(
+      `--${name} means nothing without --${needed}`,
+      `add ${example}, or leave it out`,
+    );
+  }
+}
+
 /** Looks through a heap file, and changes nothing in it. */
 function audit(paths: readonly string[]): number {
   const [path] = paths;
@@ -253,13 +279,7 @@ function openHeapFile(
   >,
   sizes: StateOptions,
 ): HeapFile | undefined {
-  if (path === undefined) {
-    if (sparse || verify) {
-      const name = sparse ? "--sparse" : "--verify";
-      throw new UsageError(`${name} means nothing without --heap-file`, "leave it out");
-    }
-    return undefined;
-  }
+  if (path === undefined) return undefined;
   if (hugePages) {
     throw new UsageError("--huge-pages means nothing with --heap-file", "leave one of them out");
   }

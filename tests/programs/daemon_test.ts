@@ -82,6 +82,22 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
     "--huge-pages means nothing with --heap-file",
     "leave one of them out",
   ],
+  [
+    "--copies 3",
+    "--copies means nothing without --cluster",
+    "add --cluster NODE,..., or leave it out",
+  ],
+  [
+    "--lease 3s",
+    "--lease means nothing without --cluster",
+    "add --cluster NODE,..., or leave it out",
+  ],
+  ["--sync 5", "--sync means nothing without --heap-file", "add --heap-file PATH, or leave it out"],
+  ["--fuel 5", "--fuel means nothing without --procedures", "add --procedures, or leave it out"],
+  ["", "--fuel means nothing without --procedures", "add --procedures, or leave it out", {
+    MALLOCD_FUEL: "5",
+  }],
+  ["audit heap --strict", "--strict means nothing to audit", "mallocd audit FILE"],
   ["--engine steam", '--engine cannot be "steam"', "use one of auto, datagram, syscall, quic"],
   [
     "--allow 127.0.0.1,10.0.0.0/33",

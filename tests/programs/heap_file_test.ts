@@ -225,7 +225,11 @@ Deno.test("mallocd says what --heap-file cannot be combined with", async () => {
   );
   assertEquals(
     await mallocd("--sparse"),
-    misused("--sparse means nothing without --heap-file", "leave it out", "mallocd"),
+    misused(
+      "--sparse means nothing without --heap-file",
+      "add --heap-file PATH, or leave it out",
+      "mallocd",
+    ),
   );
 });
 
@@ -234,6 +238,17 @@ Deno.test("mallocd audit and --verify say what is wrong with a file", async () =
     const path = `${folder}/heap`;
     const options = { memory: SIZE, replayCache: 65536 };
     leave(path, "killed", options);
+    assertEquals(
+      await run(MALLOCD, ["audit", `${folder}/none`]),
+      {
+        ...misused(
+          `${folder}/none cannot be opened: No such file or directory`,
+          "a path that this user may read and write",
+          "mallocd",
+        ),
+        code: 1,
+      },
+    );
     const audit = () => run(MALLOCD, ["audit", path]);
     assertEquals(await audit(), done(`${path}: a heap of 1MiB, no fault found\n`));
     const { file } = start(path, options);

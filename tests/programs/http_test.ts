@@ -99,7 +99,11 @@ Deno.test("mallocd says what is wrong with --http and --http-names", async () =>
   assertEquals([code, stderr.includes("(a b is none)")], [2, true], stderr);
   assertEquals(
     await run(MALLOCD, ["--http-names", "heap.example"]),
-    misused("--http-names means nothing without --http", "add --http PORT", "mallocd"),
+    misused(
+      "--http-names means nothing without --http",
+      "add --http [ADDR:]PORT, or leave it out",
+      "mallocd",
+    ),
   );
 });
 

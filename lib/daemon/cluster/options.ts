@@ -19,23 +19,13 @@ export interface MemberOptions extends ClusterOptions {
   readonly say: Log;
 }
 
-/** The flags that mean nothing without --cluster. */
-const DEPENDENT = ["range", "standby", "cluster-ca", "cluster-user"] as const;
-
 /** Undefined without --cluster. Throws UsageError, also if a file cannot be read. */
 export function memberOptions(
   values: Values<typeof DAEMON_FLAGS>,
   say: MemberOptions["say"],
 ): MemberOptions | undefined {
   const { cluster: nodes, engine, copies, lease, trim, standby } = values;
-  if (nodes === undefined) {
-    const name = DEPENDENT.find((name) => values[name] !== undefined && values[name] !== false);
-    if (name === undefined) return undefined;
-    throw new UsageError(
-      `--${name} means nothing without --cluster`,
-      "add --cluster HOST:PORT[,...], nodes of a Redis or Valkey Cluster, or leave it out",
-    );
-  }
+  if (nodes === undefined) return undefined;
   if (engine !== "auto" && engine !== "datagram") {
     throw new UsageError(
       `--engine ${engine} has no --cluster: it sends each reply before the cluster could have the request`,
