@@ -49,9 +49,10 @@ export class Admission {
   }
 
   /**
-   * Why a datagram is to be ignored, as Drop has it, or ADMITTED. A sender on the daemon's own port number is most likely another mallocd, or a forged datagram that
-   * wants two of them to answer each other for ever (CVE-2024-2169). One on a port below 1024 is most
-   * likely a service, whose address was forged so that it gets what the forger chose.
+   * Why a datagram is to be ignored, as Drop has it, or ADMITTED. A sender on the daemon's own port number
+   * is most likely another mallocd, or a forged datagram that wants two of them to answer each other for
+   * ever (CVE-2024-2169). One on a port below 1024 is most likely a service, whose address was forged so
+   * that it gets what the forger chose.
    */
   drops(bytes: DataView, source: number): number {
     const port = bytes.getUint16(source + 2);

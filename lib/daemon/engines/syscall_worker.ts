@@ -16,7 +16,6 @@ import { Counter, type Counters, noteLatency } from "../counters.ts";
 import { type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
-import { PAGE } from "../../heap/heap.ts";
 import { KeyedHash } from "../../system/hash.ts";
 import {
   Arena,
@@ -116,8 +115,8 @@ class Loop {
         throw new Unavailable("Cannot have pages of 2 MiB for the heap: the kernel knows none");
       }
       return options.heapPlace === undefined
-        ? (first: number, count: number) => mapping.release(first * PAGE, count * PAGE)
-        : (first: number, count: number) => mapping.punch(first * PAGE, count * PAGE);
+        ? (first: number, count: number) => mapping.release(first, count)
+        : (first: number, count: number) => mapping.punch(first, count);
     };
     this.#service = newService(options, this.#arena.memory, port, {
       // Where the room of a file is reserved, a page that was given back might not be had again.
