@@ -64,8 +64,8 @@ struct mallocd {
   int64_t timeout, next_due; /* no flying operation is due before */
   size_t datagram, window, largest_window, on_way;
   size_t tagged; /* operations in `table` */
-  /* Tags before oldest_tag are answered, or given up. Of what is sent after a request the daemon remembers
-     so many replies, its `lead`, and then forgets its own. */
+  /* Tags before oldest_tag are answered, or given up. No tag is `lead` or more after the oldest one that
+     is not: the daemon remembers twice as many replies, and then forgets one that may still be wanted. */
   uint32_t next_tag, oldest_tag, lead;
   uint64_t random;
   struct mallocd_hello hello;
@@ -315,6 +315,8 @@ static void accept_hello(struct mallocd *client, struct mallocd_hello *hello, co
   hello->share = get_field(body + PLAIN_HELLO + FIELD);
   /* On a network strangers may come, and then it is less. */
   uint64_t lead = client->is_local ? hello->share : hello->share / WORST_SPLIT;
+  /* Half of them: what is done after a request are as many before it, which were lost at first, as behind it. */
+  lead = (lead + 1) / 2;
   client->lead = lead < 1 ? 1 : lead < MOST_LEAD ? lead : MOST_LEAD;
 }
 

@@ -60,6 +60,15 @@ const WORST_SPLIT = 65;
 /** What the daemon does not remember, because it changes nothing. */
 const NOT_REMEMBERED: ReadonlySet<MethodName> = new Set(["read", "hello", "stats"]);
 
+/**
+ * How many calls, from the oldest unanswered one on, may be under way where `entries` replies are remembered.
+ * It is half of them: those that are carried out after a call are as many before it in line, which were lost
+ * at first, as behind it.
+ */
+function leadOf(entries: number): number {
+  return Math.max(1, Math.floor((entries + 1) / 2));
+}
+
 interface Pending extends Call {
   readonly tag: number;
   /** Of those that are remembered and were admitted, in their order. */
@@ -100,8 +109,8 @@ export class TaggedExchange implements Exchange {
   readonly #remembered = new Set<Pending>();
   #serial = 0;
   /**
-   * How far they may run ahead of the oldest one that is unanswered: its reply is remembered for as many
-   * others, and if it is forgotten while it can still be sent again, it is carried out again.
+   * How far they may run ahead of the oldest one that is unanswered, so that no reply is forgotten while its
+   * call can still be sent again: it would be carried out again.
    */
   #lead = Infinity;
   #nextTag: number;
@@ -368,7 +377,7 @@ export class TaggedExchange implements Exchange {
       if (tellsToken && this.#session !== undefined) {
         this.#session.token = bytes.getBigUint64(reply.body + TOKEN_AT);
         const share = Number(bytes.getBigUint64(reply.body + SHARE_AT));
-        this.#lead = Math.max(1, Math.floor(share / (this.#transport.jumbo ? 1 : WORST_SPLIT)));
+        this.#lead = leadOf(share / (this.#transport.jumbo ? 1 : WORST_SPLIT));
       }
       this.#settle(call, () => {
         if (status === ERRNO.ESTALE) call.reject(new StaleEpochError(describe(call)));
