@@ -57,7 +57,8 @@ export class RedisCluster implements AsyncDisposable {
     this.#options = options;
   }
 
-  static async start(options: RedisOptions = {}): Promise<RedisCluster> {
+  /** Somebody else may take a port between the look at it and its use: then others are tried. */
+  static async start(options: RedisOptions = {}, tries = 3): Promise<RedisCluster> {
     const folder = await Deno.makeTempDir({ prefix: "mallocd-cluster-" });
     const cluster = new RedisCluster(folder, options);
     try {
@@ -65,7 +66,8 @@ export class RedisCluster implements AsyncDisposable {
       return cluster;
     } catch (error) {
       await cluster[Symbol.asyncDispose]();
-      throw error;
+      if (tries <= 1) throw error;
+      return await RedisCluster.start(options, tries - 1);
     }
   }
 
