@@ -1,7 +1,7 @@
 /** The flags of mallocd. */
 
 import { DEFAULT_RECEIVE_BUFFER, DEFAULT_SPIN } from "./engine.ts";
-import { ENGINE_NAMES } from "./engines/choice.ts";
+import { ENGINE_NAMES, type EngineName } from "./engines/choice.ts";
 import {
   count,
   duration,
@@ -158,6 +158,20 @@ export const NEEDS = {
   fuel: "procedures",
   "http-names": "http",
 } as const satisfies Partial<Record<keyof typeof DAEMON_FLAGS, keyof typeof DAEMON_FLAGS>>;
+
+/** The engines that know a flag which not all of them know; the first of them is the one to propose. */
+export const KNOWN_BY = {
+  "heap-file": ["syscall", "auto"],
+  "huge-pages": ["syscall", "auto"],
+  "receive-buffer": ["syscall", "auto"],
+  spin: ["syscall", "auto"],
+  cert: ["quic"],
+  key: ["quic"],
+  "token-file": ["quic"],
+  unvalidated: ["auto", "datagram", "syscall", "cluster"],
+} as const satisfies Partial<
+  Record<keyof typeof DAEMON_FLAGS, readonly (EngineName | "cluster")[]>
+>;
 
 export const DAEMON: Program = {
   name: "mallocd",

@@ -2,7 +2,7 @@
 
 import { ServingTime, TICK_MS } from "./clock.ts";
 import { Counter, type Counters, sumOf, totals } from "./counters.ts";
-import { DAEMON, DAEMON_FLAGS, NEEDS } from "./flags.ts";
+import { DAEMON, DAEMON_FLAGS, KNOWN_BY, NEEDS } from "./flags.ts";
 import { ClusterError } from "./cluster/primary.ts";
 import { ConnectionError, RedisError } from "./cluster/resp.ts";
 import { memberOptions } from "./cluster/options.ts";
@@ -99,12 +99,6 @@ async function main(args: readonly string[]): Promise<number> {
     replayCache: values["replay-cache"],
     quota: values.quota,
   };
-  if (values["huge-pages"] && values.engine !== "auto" && values.engine !== "syscall") {
-    throw new UsageError(
-      `--huge-pages cannot be had with --engine ${values.engine}`,
-      "--engine syscall, or leave it out",
-    );
-  }
   const file = openHeapFile(values, sizes);
   const state = file?.state ?? newState(sizes);
   const { counters, clock } = state.service;
@@ -227,16 +221,27 @@ async function main(args: readonly string[]): Promise<number> {
 /** What is said, be it by a variable, and would be ignored is told. Throws UsageError. */
 function checkNeeds(values: Values<typeof DAEMON_FLAGS>, given: readonly string[]): void {
   const standard = defaults(DAEMON_FLAGS);
+  const isSaid = (name: string) =>
+    given.includes(name) ||
+    values[name as keyof typeof values] !== standard[name as keyof typeof values];
   for (const [name, needed] of Object.entries(NEEDS)) {
-    const isSaid = given.includes(name) ||
-      values[name as keyof typeof NEEDS] !== standard[name as keyof typeof NEEDS];
-    if (!isSaid || values[needed]) continue;
+    if (!isSaid(name) || values[needed]) continue;
     const { placeholder }: Flag<unknown> = DAEMON_FLAGS[needed];
     const example = placeholder === undefined ? `--${needed}` : `--${needed} ${placeholder}`;
     throw new UsageError(
       `--${name} means nothing without --${needed}`,
       `add ${example}, or leave it out`,
     );
+  }
+  const engine = values.cluster === undefined ? values.engine : "cluster";
+  for (const [name, engines] of Object.entries(KNOWN_BY)) {
+    if (!isSaid(name) || (engines as readonly string[]).includes(engine)) continue;
+    throw engine === "cluster"
+      ? new UsageError(`--${name} cannot be had with --cluster`, "leave one of them out")
+      : new UsageError(
+        `--${name} cannot be had with --engine ${engine}`,
+        `--engine ${engines[0]}, or leave it out`,
+      );
   }
 }
 
@@ -274,7 +279,7 @@ function fileError(error: unknown): unknown {
  * it, so that this takes no permission but that of the syscall engine.
  */
 function openHeapFile(
-  { "heap-file": path, sparse, verify, engine, check, cluster, "huge-pages": hugePages }: Values<
+  { "heap-file": path, sparse, verify, check, "huge-pages": hugePages }: Values<
     typeof DAEMON_FLAGS
   >,
   sizes: StateOptions,
@@ -282,18 +287,6 @@ function openHeapFile(
   if (path === undefined) return undefined;
   if (hugePages) {
     throw new UsageError("--huge-pages means nothing with --heap-file", "leave one of them out");
-  }
-  if (cluster !== undefined) {
-    throw new UsageError(
-      "--heap-file and --cluster contradict each other",
-      "leave one of them out",
-    );
-  }
-  if (engine !== "auto" && engine !== "syscall") {
-    throw new UsageError(
-      `--heap-file cannot be had with --engine ${engine}`,
-      "--engine syscall, or leave one of them out",
-    );
   }
   try {
     const file = HeapFile.open(path, sizes, { sparse });
@@ -388,19 +381,11 @@ function fuelOf(
 function secretsOf(
   { engine, cert, key, "token-file": tokens }: Values<typeof DAEMON_FLAGS>,
 ): SecretFiles | undefined {
-  if (engine === "quic") {
-    if (cert !== undefined && key !== undefined) return { cert, key, tokens };
-    throw new UsageError(
-      "--engine quic needs a certificate and its key",
-      "add --cert FILE and --key FILE; docs/operations.md shows how to make them with openssl",
-    );
-  }
-  const given = Object.entries({ cert, key, "token-file": tokens });
-  const [name] = given.find(([, value]) => value !== undefined) ?? [];
-  if (name === undefined) return undefined;
+  if (engine !== "quic") return undefined;
+  if (cert !== undefined && key !== undefined) return { cert, key, tokens };
   throw new UsageError(
-    `--${name} means nothing to --engine ${engine}`,
-    "add --engine quic, or leave it out",
+    "--engine quic needs a certificate and its key",
+    "add --cert FILE and --key FILE; docs/operations.md shows how to make them with openssl",
   );
 }
 

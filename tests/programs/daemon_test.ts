@@ -78,6 +78,35 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
     "--engine syscall, or leave it out",
   ],
   [
+    "--spin 0 --engine datagram",
+    "--spin cannot be had with --engine datagram",
+    "--engine syscall, or leave it out",
+  ],
+  [
+    "--receive-buffer 1MiB --engine quic",
+    "--receive-buffer cannot be had with --engine quic",
+    "--engine syscall, or leave it out",
+  ],
+  [
+    "--unvalidated --engine quic",
+    "--unvalidated cannot be had with --engine quic",
+    "--engine auto, or leave it out",
+  ],
+  ["--key key", "--key cannot be had with --engine auto", "--engine quic, or leave it out"],
+  [
+    "--engine datagram",
+    "--spin cannot be had with --engine datagram",
+    "--engine syscall, or leave it out",
+    { MALLOCD_SPIN: "0" },
+  ],
+  ...["--spin 0", "--receive-buffer 1MiB", "--huge-pages", "--heap-file heap", "--cert cert"].map((
+    line,
+  ): [string, string, string] => [
+    `${line} --cluster 127.0.0.1:1`,
+    `${line.split(" ")[0]} cannot be had with --cluster`,
+    "leave one of them out",
+  ]),
+  [
     "--huge-pages --heap-file heap",
     "--huge-pages means nothing with --heap-file",
     "leave one of them out",

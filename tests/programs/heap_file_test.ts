@@ -219,7 +219,7 @@ Deno.test("mallocd says what --heap-file cannot be combined with", async () => {
     await mallocd("--heap-file /tmp/x --engine datagram"),
     misused(
       "--heap-file cannot be had with --engine datagram",
-      "--engine syscall, or leave one of them out",
+      "--engine syscall, or leave it out",
       "mallocd",
     ),
   );

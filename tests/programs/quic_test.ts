@@ -196,7 +196,7 @@ quicTest(
       const plain = await start("--token-file", `${secrets}tokens`);
       assertEquals([plain.code, plain.stderr.split("\n")[0]], [
         2,
-        "mallocd: --token-file means nothing to --engine auto",
+        "mallocd: --token-file cannot be had with --engine auto",
       ]);
       await Deno.writeTextFile(`${folder}/empty`, "\n");
       await Deno.writeTextFile(`${folder}/long`, "x".repeat(1025));

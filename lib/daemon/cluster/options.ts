@@ -32,9 +32,6 @@ export function memberOptions(
       "--engine datagram, or leave --engine out",
     );
   }
-  if (values["huge-pages"]) {
-    throw new UsageError("--huge-pages means nothing with --cluster", "leave one of them out");
-  }
   const range = values.range === "auto" ? undefined : values.range;
   if (standby && range === undefined) {
     throw new UsageError("--standby follows one range", "--range N, with that range's number");
