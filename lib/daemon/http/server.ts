@@ -140,6 +140,9 @@ class Site {
   }
 
   answer(request: Request): Response {
+    const host = request.headers.get("host");
+    // RFC 9112, 3.2. The version is not to be had here: 1.0 may do without one, and gets the same.
+    if (host === null || host.includes(",")) return reply(400, "it takes one Host\n");
     const url = URL.parse(request.url);
     if (url === null) return reply(400, "its Host is none\n");
     const { hostname, pathname, searchParams } = url;

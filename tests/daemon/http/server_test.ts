@@ -141,7 +141,7 @@ Deno.test("serveHttp() answers only GET and HEAD, and says what there is not", a
   }
 });
 
-Deno.test("serveHttp() refuses hosts that are neither addresses nor names that it was told", async () => {
+Deno.test("serveHttp() refuses no host, two, and those that are neither addresses nor names that it was told", async () => {
   await using site = await open(["heap.example"]);
   const { port } = site;
   const ours = [`127.0.0.1:${port}`, `localhost:${port}`, "[::1]", "192.0.2.1", "HEAP.example:80"];
@@ -161,6 +161,13 @@ Deno.test("serveHttp() refuses hosts that are neither addresses nor names that i
   for (const host of ["a b", "", "127.0.0.1:99999999", "%"]) {
     const status = await statusOf(port, `GET / HTTP/1.1\r\nHost: ${host}`);
     assertEquals(status, "HTTP/1.1 400 Bad Request", host);
+  }
+  const one = "Host: 127.0.0.1";
+  for (const head of ["X: y", `${one}\r\n${one}`, `${one}\r\nX: y\r\nHost: evil.example`]) {
+    for (const target of ["/", "http://127.0.0.1/"]) {
+      const status = await statusOf(port, `GET ${target} HTTP/1.1\r\n${head}`);
+      assertEquals(status, "HTTP/1.1 400 Bad Request", head);
+    }
   }
   const absolute = await statusOf(port, "GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1");
   assertEquals(absolute, "HTTP/1.1 421 Misdirected Request");
