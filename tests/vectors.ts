@@ -1,6 +1,6 @@
 /** docs/vectors.json, whose head tells what its vectors mean, for whoever can ask a daemon. */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import file from "../docs/vectors.json" with { type: "json" };
 import { HEAP_BASE } from "../lib/heap/heap.ts";
 
@@ -27,6 +27,10 @@ export const UNPROVEN_VECTORS = file.unproven as unknown as Vector[];
 /** For a daemon with a quota of so many bytes. */
 export const QUOTA = 4096;
 export const QUOTA_VECTORS = file.quota as unknown as Vector[];
+
+/** For a daemon that has range 0 of three, the last of which belongs to this one. */
+export const OTHER = { range: 2, hostname: "192.0.2.2", port: 8081 };
+export const CLUSTER_VECTORS = file.cluster as unknown as Vector[];
 
 /** Bytes of the heap that they are tried on. */
 export const SIZE = 1024 * 1024;
@@ -66,4 +70,25 @@ function fill(text: string, names: ReadonlyMap<string, bigint>): string {
 /** A reply: names that are not known yet and ".." make it a pattern, repetitions keep it short. */
 function pattern(text: string, names: ReadonlyMap<string, bigint>): RegExp {
   return new RegExp(`^${fill(text.replace(/\*(\d+)/g, "{$1}"), names)}$`);
+}
+
+/** free(1), a refusal that is told after everything that was sent before it, in a cluster, too. */
+const FENCE = "ffffffff00000101" + "1".padStart(16, "0");
+const FENCE_REPLY = /^ffffffff....81010{16}$/;
+
+/** Sends a datagram in hex over a socket; the result is the reply, undefined for none. */
+export async function askOver(
+  socket: Deno.DatagramConn,
+  address: { hostname: string; port: number },
+  request: string,
+): Promise<string | undefined> {
+  const receive = async () => (await socket.receive())[0].toHex();
+  for (const hex of [request, FENCE]) {
+    await socket.send(Uint8Array.fromHex(hex), { transport: "udp", ...address });
+  }
+  const reply = await receive();
+  if (FENCE_REPLY.test(reply)) return undefined;
+  const fence = await receive();
+  assert(FENCE_REPLY.test(fence), `a second reply to ${request}: ${fence}`);
+  return reply;
 }

@@ -90,10 +90,18 @@ export class RedisCluster implements AsyncDisposable {
   }
 
   /** Who is the primary of a range's keys, and its replicas. */
-  async shardOf(range: number): Promise<{ primary: Server; replicas: Server[]; slot: number }> {
+  shardOf(range: number): Promise<{ primary: Server; replicas: Server[]; slot: number }> {
+    return this.#shardOf(`{${range}}`);
+  }
+
+  async primaryOf(key: string): Promise<Server> {
+    return (await this.#shardOf(key)).primary;
+  }
+
+  async #shardOf(key: string): Promise<{ primary: Server; replicas: Server[]; slot: number }> {
     for (const server of this.servers) {
       try {
-        const slot = Number(await this.call(server, "CLUSTER", "KEYSLOT", `{${range}}`));
+        const slot = Number(await this.call(server, "CLUSTER", "KEYSLOT", key));
         const slots = await this.call(server, "CLUSTER", "SLOTS") as Reply[][];
         const found = slots.find(([from, to]) => Number(from) <= slot && slot <= Number(to))!;
         const nodes = found.slice(2).map((node) =>

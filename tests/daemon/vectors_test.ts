@@ -5,11 +5,15 @@ import { Counter, type Counters, COUNTERS_LENGTH } from "../../lib/daemon/counte
 import type { Engine } from "../../lib/daemon/engine.ts";
 import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
 import { Unavailable } from "../../lib/system/libc.ts";
+import { Membership } from "../../lib/daemon/cluster/membership.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
 import { Refusal } from "../../lib/daemon/refusal.ts";
 import { NO_SOCKETS } from "../sockets.ts";
 import { Box, newOptions } from "../testing.ts";
 import {
+  askOver,
+  CLUSTER_VECTORS,
+  OTHER,
   pass,
   PROCEDURE_VECTORS,
   QUOTA,
@@ -34,30 +38,12 @@ async function withDaemon(
   }
 }
 
-/** A hello, which is answered after everything that was sent before it. */
-const FENCE = "ffffffff00000107";
-const FENCE_REPLY = /^ffffffff00008107.{96}$/;
-
-async function askOver(
-  socket: Deno.DatagramConn,
-  address: Engine["address"],
-  request: string,
-): Promise<string | undefined> {
-  const receive = async () => (await socket.receive())[0].toHex();
-  for (const hex of [request, FENCE]) {
-    await socket.send(Uint8Array.fromHex(hex), { transport: "udp", ...address });
-  }
-  const reply = await receive();
-  if (FENCE_REPLY.test(reply)) return undefined;
-  const fence = await receive();
-  assert(FENCE_REPLY.test(fence), `a second reply to ${request}: ${fence}`);
-  return reply;
-}
-
 interface Daemon {
   what: string;
   options: { strict?: boolean; fuel?: number; quota?: number };
   vectors: Vector[];
+  /** Whom it knows in its cluster. */
+  membership?: Membership;
   /** Where the requests come from, if that is not loopback. */
   from?: string;
 }
@@ -68,12 +54,24 @@ const DAEMONS: Daemon[] = [
   { what: "a daemon with procedures", options: { fuel: 1000 }, vectors: PROCEDURE_VECTORS },
   { what: "a daemon elsewhere", options: {}, vectors: UNPROVEN_VECTORS, from: "192.0.2.1" },
   { what: "a daemon with a quota", options: { quota: QUOTA }, vectors: QUOTA_VECTORS },
+  { what: "a member", options: {}, vectors: CLUSTER_VECTORS, membership: newMembership() },
 ];
+
+/** What this process can be; a member of a cluster is tried in tests/cluster. */
+const OVER_SOCKETS = DAEMONS.filter(({ from, membership }) =>
+  from === undefined && membership === undefined
+);
+
+function newMembership(): Membership {
+  const membership = new Membership(0);
+  membership.setOwner(OTHER.range, OTHER.hostname, OTHER.port);
+  return membership;
+}
 
 Deno.test("docs/vectors.json shows every method, refusal and repeat, and frees all", async () => {
   const total: Counters = new Float64Array(COUNTERS_LENGTH);
-  for (const { options, vectors, from = "127.0.0.1" } of DAEMONS) {
-    const box = new Box({ size: SIZE, ...options });
+  for (const { options, vectors, membership, from = "127.0.0.1" } of DAEMONS) {
+    const box = new Box({ size: SIZE, membership, ...options });
     box.from(from, 40000);
     const { counters } = box.service;
     const before = box.heap.buddy.liveBlocks;
@@ -88,8 +86,8 @@ Deno.test("docs/vectors.json shows every method, refusal and repeat, and frees a
     assert(total[Counter.requests + opcode]! > 0, `no vector has a ${name}`);
   }
   for (const [name, refusal] of Object.entries(Refusal)) {
-    // The daemon is alone, and to install 65 modules is not for a vector.
-    const exempt = ["none", "otherRange", "tooManyProcedures"].includes(name);
+    // To install 65 modules is not for a vector.
+    const exempt = ["none", "tooManyProcedures"].includes(name);
     assert(total[Counter.refused + refusal]! > 0 || exempt, `no vector is refused: ${name}`);
   }
   assert(total[Counter.replays]! > 0, "no vector has a repeat");
@@ -99,7 +97,7 @@ const ENGINES: readonly EngineName[] = ["datagram", "syscall"];
 
 for (const name of ENGINES) {
   const noEngine = await whyNoEngine(name);
-  for (const { what, options, vectors } of DAEMONS.filter(({ from }) => from === undefined)) {
+  for (const { what, options, vectors } of OVER_SOCKETS) {
     const daemon = `${what} with the engine ${name}`;
     Deno.test({
       name: `docs/vectors.json is what ${daemon} does over a socket${noEngine}`,
