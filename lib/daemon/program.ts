@@ -3,7 +3,7 @@
 import { ServingTime, TICK_MS } from "./clock.ts";
 import { Counter, type Counters, sumOf, totals } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS, KNOWN_BY, NEEDS } from "./flags.ts";
-import { ClusterError } from "./cluster/primary.ts";
+import { ClusterError, meaningOf } from "./cluster/primary.ts";
 import { ConnectionError, RedisError } from "./cluster/resp.ts";
 import { memberOptions } from "./cluster/options.ts";
 import { serveCluster } from "./cluster/engine.ts";
@@ -461,11 +461,7 @@ function startError(error: unknown, address: string, option?: string): unknown {
     const hint = "--cluster with nodes that answer; docs/cluster.md shows how to start some";
     return new StartError(`the cluster cannot be used: ${error.message}`, hint);
   }
-  if (error instanceof RedisError) {
-    const hint =
-      "--cluster-user FILE with a user who may do it; docs/cluster.md lists what it takes";
-    return new StartError(`the cluster refuses: ${error.message}`, hint);
-  }
+  if (error instanceof RedisError) return startError(meaningOf(error), address);
   if (error instanceof Unavailable) {
     return new StartError(`--engine syscall cannot be had: ${error.message}`, "--engine datagram");
   }

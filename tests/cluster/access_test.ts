@@ -2,6 +2,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { failed, MALLOCD, Mallocd, run } from "../programs/programs.ts";
+import { Connection } from "../../lib/daemon/cluster/resp.ts";
 import { RedisCluster, whyNoRedis } from "./redis.ts";
 
 const noRedis = await whyNoRedis();
@@ -92,11 +93,11 @@ Deno.test({
         assertMatch(outcome.stderr, problem);
         assertMatch(outcome.stderr, /^Try: /m);
       };
-      await refused(tls, 1, /^mallocd: the cluster refuses: NOAUTH /);
+      await refused(tls, 1, /^mallocd: 127\.0\.0\.1:\d+ refuses: NOAUTH /);
       await refused(
         [...tls, "--cluster-user", `${folder}/wrong`],
         1,
-        /^mallocd: the cluster refuses: WRONGPASS /,
+        /^mallocd: 127\.0\.0\.1:\d+ refuses: WRONGPASS .*\nTry: --cluster-user/,
       );
       await refused(
         [...tls, "--cluster-user", `${folder}/empty`],
@@ -104,7 +105,16 @@ Deno.test({
         /has no user and password in its first line/,
       );
       await refused(["--cluster-ca", `${folder}/none`], 2, /--cluster-ca \S+none cannot be read: /);
-      await refused([], 1, /^mallocd: the cluster cannot be used: /);
+      await refused(
+        [],
+        1,
+        /^mallocd: the cluster cannot be used: 127\.0\.0\.1:.*\nTry: --cluster-ca FILE, if they/,
+      );
+      await refused(
+        ["--cluster-ca", `${folder}/redis.pem`],
+        1,
+        /^mallocd: the cluster cannot be used: .*certificate.*\nTry: --cluster-ca FILE with the/,
+      );
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
@@ -125,6 +135,16 @@ Deno.test({
       nobody,
       1,
       /^mallocd: the cluster cannot be used: 127\.0\.0\.1:1: .*\nTry: --cluster with nodes/,
+    );
+    await refused(
+      ["--cluster", "127.0.0.1:1,127.0.0.1:2", "--check"],
+      1,
+      /used: 127\.0\.0\.1:1: Connection refused [^;]*; 127\.0\.0\.1:2: Connection refused/,
+    );
+    await refused(
+      ["--cluster", "mallocd.invalid:6379", "--check"],
+      1,
+      /^mallocd: the cluster cannot be used: mallocd\.invalid:6379(: | cannot).*\nTry: --cluster with/,
     );
     await refused(
       ["--cluster", "nowhere"],
@@ -161,19 +181,69 @@ Deno.test({
       await alone.client("cluster"),
       failed(`cluster(): ${alone.server} is a daemon of its own`),
     );
-    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const port = String((listener.addr as Deno.NetAddr).port);
-    listener.close();
-    await using single = new Deno.Command("redis-server", {
-      args: ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", "/tmp"],
-      stdout: "null",
-    }).spawn();
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const single = async (...args: string[]) => {
+      const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const port = String((listener.addr as Deno.NetAddr).port);
+      listener.close();
+      const folder = await Deno.makeTempDir({ prefix: "mallocd-cluster-" });
+      const process = new Deno.Command("redis-server", {
+        args: ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder, ...args],
+        stdout: "null",
+      }).spawn();
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      return {
+        port: Number(port),
+        nodes: ["--cluster", `127.0.0.1:${port}`],
+        async [Symbol.asyncDispose]() {
+          process.kill("SIGKILL");
+          await process.status;
+          await Deno.remove(folder, { recursive: true });
+        },
+      };
+    };
+    {
+      await using redis = await single();
+      await refused(
+        redis.nodes,
+        1,
+        /^mallocd: 127\.0\.0\.1:\d+ is a Redis, but no cluster\nTry: /,
+      );
+      const path = await Deno.makeTempFile();
+      await refused(
+        [...redis.nodes, "--cluster-ca", path],
+        1,
+        /^mallocd: the cluster cannot be used: .*\nTry: leave --cluster-ca out/,
+      );
+      await Deno.remove(path);
+    }
+    // The bus of a cluster has a port 10,000 above, which there may not be: this one has another.
+    const bus = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port: busPort } = bus.addr as Deno.NetAddr;
+    bus.close();
+    await using redis = await single("--cluster-enabled", "yes", "--cluster-port", `${busPort}`);
     await refused(
-      ["--cluster", `127.0.0.1:${port}`],
+      redis.nodes,
       1,
-      /^mallocd: 127\.0\.0\.1:\d+ is a Redis, but no cluster\nTry: /,
+      /^mallocd: the cluster refuses: CLUSTERDOWN .*\nTry: redis-cli --cluster check/,
     );
-    single.kill("SIGKILL");
+    const connection = await Connection.open({ hostname: "127.0.0.1", port: redis.port }, {}, 2000);
+    await connection.call(["CLUSTER", "ADDSLOTSRANGE", 0, 16383], 2000);
+    await refused(
+      redis.nodes,
+      1,
+      /^mallocd: range 0 lies on 1 node of the cluster that answers, and --copies 2 needs 2\nTry: more/,
+    );
+    await refused(
+      [...redis.nodes, "--check"],
+      1,
+      /^mallocd: range 0 lies on 1 node .*\nTry: more replicas, or --copies 1/,
+    );
+    await connection.call(["ACL", "SETUSER", "default", "-fcall"], 2000);
+    await refused(
+      [...redis.nodes, "--check", "--copies", "1"],
+      1,
+      /^mallocd: the cluster refuses: NOPERM .*\nTry: --cluster-user/,
+    );
+    connection.close();
   },
 });

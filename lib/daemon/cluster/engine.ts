@@ -12,7 +12,7 @@ import { Lease } from "./lease.ts";
 import { Membership } from "./membership.ts";
 import type { MemberOptions } from "./options.ts";
 import { Owner } from "./owner.ts";
-import { ClusterError } from "./primary.ts";
+import { ClusterError, knock } from "./primary.ts";
 import { checkHead, FencedError, type Head, Owners, Range } from "./range.ts";
 import { formatNode, type Node } from "./resp.ts";
 
@@ -97,7 +97,8 @@ class ClusterEngine implements Engine {
 
   /** Resolves when it owns a range and serves, or follows as a standby. */
   async start(): Promise<void> {
-    const { range, standby, check } = this.#member;
+    const { range, standby, check, nodes, access } = this.#member;
+    await knock(nodes, access);
     const known = await this.#owners.changes(performance.now() + PATIENCE_MS) ?? new Map();
     if (check) await this.#check(range);
     else if (standby) await this.#follow(range!, known);
@@ -130,6 +131,20 @@ class ClusterEngine implements Engine {
     if (head !== undefined && this.#member.range !== undefined) {
       checkHead(number, head, this.#options);
     }
+    await range.probe(performance.now() + PATIENCE_MS);
+    await this.#checkCopies(range);
+  }
+
+  /** Refuses a cluster of which a new range would never be what is promised. */
+  async #checkCopies(range: Range): Promise<void> {
+    const { copies } = this.#member;
+    const found = await range.countNodes(performance.now() + PATIENCE_MS);
+    if (found >= copies) return;
+    throw new ClusterError(
+      `range ${range.number} lies on ${found} node${found === 1 ? "" : "s"} of the cluster that ` +
+        `answer${found === 1 ? "s" : ""}, and --copies ${copies} needs ${copies}`,
+      `more replicas, or --copies ${found}`,
+    );
   }
 
   /** Takes a range as soon as the lease is over of whoever has it; if that is renewed, it is refused. */
@@ -207,6 +222,7 @@ class ClusterEngine implements Engine {
 
   async #claim(range: Range, head: Head | undefined) {
     if (head !== undefined) checkHead(range.number, head, this.#options);
+    else await this.#checkCopies(range); // what there is goes on, and waits for those that are gone
     return await range.claim(head, this.#options, this.address, this.#lease);
   }
 
@@ -278,11 +294,13 @@ class ClusterEngine implements Engine {
     let [number, since, stalled] = [0, 0, false];
     this.#repeat(STALL_MS / 4, () => {
       const now = performance.now();
-      if (owner.underWay === 0 || owner.underWay !== number) {
+      // Without a lease all that asks for something waits, be there anything to append or not.
+      const awaited = owner.underWay || (this.#lease.holds ? 0 : -1);
+      if (awaited === 0 || awaited !== number) {
         if (stalled) {
           this.#member.say({ msg: "resumed", after: `${((now - since) / 1000).toFixed(1)}s` });
         }
-        [number, since, stalled] = [owner.underWay, now, false];
+        [number, since, stalled] = [awaited, now, false];
       } else if (!stalled && now - since > STALL_MS) {
         stalled = true;
         const reason = this.#range!.reason || "too few nodes have what is appended";

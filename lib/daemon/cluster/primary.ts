@@ -38,6 +38,60 @@ export class ClusterError extends Error {
   }
 }
 
+/**
+ * Finds out, within the time that a node may take, whether one of these nodes lets us in and is part of a
+ * cluster. Rejects with a ClusterError that says of each why not.
+ */
+export async function knock(nodes: readonly Node[], access: Access): Promise<void> {
+  const knocks = nodes.map(async (node) => {
+    const connection = await Connection.open(node, access, PATIENCE_MS);
+    try {
+      await connection.call(["CLUSTER", "SLOTS"], PATIENCE_MS);
+    } finally {
+      connection.close();
+    }
+  });
+  const { errors } = await Promise.any(knocks).then(() => ({ errors: [] }), (error) => error);
+  if (errors.length > 0) throw refusalOf(nodes, access, errors);
+}
+
+/** What it means that none of the nodes can be used, and what to do about the first that answers. */
+function refusalOf(nodes: readonly Node[], access: Access, errors: readonly Error[]): ClusterError {
+  const refused = errors.findIndex((error) => error instanceof RedisError);
+  if (refused !== -1) return meaningOf(errors[refused] as RedisError, formatNode(nodes[refused]!));
+  const reasons = errors.map(({ message }, i) => {
+    const name = formatNode(nodes[i]!);
+    return message.startsWith(name) ? message : `${name}: ${message}`;
+  });
+  const [first] = reasons;
+  const hint = /certificate/.test(first!)
+    ? "--cluster-ca FILE with the certificate that vouches for theirs"
+    : /refused|lookup|cannot be connected to|unreachable/.test(first!)
+    ? "--cluster with nodes that answer; docs/cluster.md shows how to start some"
+    : access.ca === undefined
+    ? "--cluster-ca FILE, if they speak TLS"
+    : "leave --cluster-ca out, if they do not speak TLS";
+  return new ClusterError(`the cluster cannot be used: ${reasons.join("; ")}`, hint);
+}
+
+/** What a refusal of Redis means to an operator; `who` refuses. */
+export function meaningOf(error: RedisError, who = "the cluster"): ClusterError {
+  const { message, code } = error;
+  if (message.includes("cluster support disabled")) {
+    return new ClusterError(
+      `${who} is a Redis, but no cluster`,
+      "a Redis or Valkey with cluster-enabled yes",
+    );
+  }
+  if (/unknown command/i.test(message)) {
+    return new ClusterError(`${who} is too old: ${message}`, "Redis 7 or later, or Valkey");
+  }
+  const hint = PASSING.includes(code)
+    ? "redis-cli --cluster check, which says what is wrong with it"
+    : "--cluster-user FILE with a user who may do it; docs/cluster.md lists what it takes";
+  return new ClusterError(`${who} refuses: ${message}`, hint);
+}
+
 export class Primary {
   readonly #access: Access;
   readonly #key: string;
@@ -152,15 +206,7 @@ export class Primary {
   }
 
   async #learn(connection: Connection): Promise<void> {
-    let slots: Reply;
-    try {
-      slots = await connection.call(["CLUSTER", "SLOTS"], PATIENCE_MS);
-    } catch (error) {
-      if (error instanceof RedisError && error.message.includes("cluster support disabled")) {
-        throw new ClusterError(`${[...this.#nodes.keys()].join()} is a Redis, but no cluster`);
-      }
-      throw error;
-    }
+    const slots = await connection.call(["CLUSTER", "SLOTS"], PATIENCE_MS);
     for (const slot of slots as Reply[][]) {
       for (const found of slot.slice(2) as Reply[][]) {
         const node = { hostname: textOf(found[0]), port: Number(found[1]) };

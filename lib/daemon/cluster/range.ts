@@ -107,6 +107,22 @@ export class Range {
     return this.#log.reason || this.#other.reason;
   }
 
+  /** Finds out whether we may do what an owner does; it does nothing, since no fence is empty. */
+  async probe(until: number): Promise<void> {
+    await this.#other.ask([this.#call(RENEW, ["head", "lease"], ["", 1])], { until }).catch(
+      (error) => {
+        if (!(error instanceof RedisError) || error.code !== FENCED) throw error;
+      },
+    );
+  }
+
+  /** How many nodes have the range's keys, the primary among them, as far as they answer. */
+  async countNodes(until: number): Promise<number> {
+    const command = ["WAIT", this.#options.copies - 1, WAIT_MS];
+    const [others] = await this.#other.ask([command], { timeout: WAIT_MS + PATIENCE_MS, until });
+    return 1 + Number(others);
+  }
+
   /** What is known about the range; undefined if there is no such range. Gives up at that time. */
   async head(until = Infinity): Promise<Head | undefined> {
     const [reply] = await this.#other.ask([["HGETALL", this.#key("head")]], { until });
