@@ -25,6 +25,7 @@ import {
   REPLY_BODY,
   REPLY_HEAD,
   Request,
+  requestSize,
   SESSION,
   SESSION_REPLY_BODY,
   setField,
@@ -155,7 +156,6 @@ export class Service {
   /** A new one wherever nothing is left of an earlier one's heap, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Int32Array;
   readonly #request = new Request();
-  #decoded: Decoded = Decoded.whole;
   /** Of the request that was executed last: bytes of the reply's body. */
   #bodyLength = 0;
   /**
@@ -219,16 +219,17 @@ export class Service {
       return NO_REPLY;
     }
     const word = length < FIELD ? Word.unknown : wordAt(this.#io, at);
-    if (word === Word.classic || word === Word.tagged) {
-      this.#judge(at, length, word, source);
-      const reply = this.#answerAll(at, length, replyAt, source, word);
-      const excess = reply - AMPLIFICATION * length;
-      if (excess > 0 && this.proven === 0) this.#budget?.spend(source, excess);
-      return reply;
+    if (word !== Word.classic && word !== Word.tagged) {
+      this.#refuse(length < FIELD ? Refusal.truncated : Refusal.unknownMethod);
+      this.counters[Counter.silent]!++;
+      return NO_REPLY;
     }
-    this.#refuse(length < FIELD ? Refusal.truncated : Refusal.unknownMethod);
-    this.counters[Counter.silent]!++;
-    return NO_REPLY;
+    this.#judge(at, length, word, source);
+    const reply = word === Word.classic
+      ? this.#classic(at, length, replyAt)
+      : this.#tagged(at, length, replyAt, source);
+    if (this.proven === 0) this.#budget?.spend(source, Math.max(reply - AMPLIFICATION * length, 0));
+    return reply;
   }
 
   /**
@@ -243,29 +244,33 @@ export class Service {
     { proven, limit }: { proven: number; limit: number },
   ): number {
     this.#source = source;
-    this.#first = at;
     this.#stale = false;
+    this.effect = Effect.read;
     this.proven = proven;
     this.limit = limit;
-    return this.#answerAll(at, length, replyAt, source, wordAt(this.#io, at));
-  }
-
-  #answerAll(at: number, length: number, replyAt: number, source: number, word: Word): number {
-    this.effect = Effect.read;
-    return word === Word.classic
+    return wordAt(this.#io, at) === Word.classic
       ? this.#classic(at, length, replyAt)
       : this.#tagged(at, length, replyAt, source);
   }
 
   /** Finds out what holds for a whole datagram: who sent it, what may go back, and its epoch. */
   #judge(at: number, length: number, word: Word, source: number): void {
-    const hasSession = word === Word.tagged && length >= FIELD + SESSION &&
-      (this.#io.getUint8(at + 6) & Flag.session) !== 0;
     this.#source = source;
-    this.#first = at;
+    this.effect = Effect.read;
+    const hasSession = word === Word.tagged && this.#hasSession(at, length);
     this.#stale = hasSession && this.#isStale(at + FIELD);
-    const proven = this.#validated || isLoopbackSource(this.#io, source) ||
-      hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
+    if (isLoopbackSource(this.#io, source) || this.#validated) {
+      this.proven = 1;
+      this.limit = MAX_DATAGRAM;
+    } else this.#judgeStranger(at, length, hasSession, source);
+  }
+
+  #hasSession(at: number, length: number): boolean {
+    return length >= FIELD + SESSION && (this.#io.getUint8(at + 6) & Flag.session) !== 0;
+  }
+
+  #judgeStranger(at: number, length: number, hasSession: boolean, source: number): void {
+    const proven = hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
     this.proven = proven ? 1 : 0;
     this.limit = proven || this.#unvalidated ? MAX_DATAGRAM : this.#limitOf(length, source);
   }
@@ -306,12 +311,24 @@ export class Service {
     this.#undo?.commit();
     if (request.opcode === READ) return this.#bodyLength;
     this.#note(refusal);
+    if (refusal !== Refusal.none) return this.#classicRefusal(request, replyAt);
+    return request.opcode === MALLOC ? FIELD : NO_REPLY;
+  }
+
+  #classicRefusal(request: Request, replyAt: number): number {
     if (request.opcode === MALLOC) {
-      if (refusal !== Refusal.none) setField(this.#io, replyAt, NULL);
+      setField(this.#io, replyAt, NULL);
       return FIELD;
     }
-    if (refusal !== Refusal.none) this.counters[Counter.silent]!++;
+    this.counters[Counter.silent]!++;
     return NO_REPLY;
+  }
+
+  /** Notes what becomes of a request that is no read. Who was over the budget may have cleared something. */
+  #note(refusal: Refusal): void {
+    if (refusal === Refusal.none || refusal === Refusal.overBudget || isHalfDone(refusal)) {
+      this.effect = Effect.changed;
+    } else if (this.effect === Effect.read) this.effect = Effect.other;
   }
 
   /**
@@ -320,33 +337,32 @@ export class Service {
    * Requests after the first MAX_REPLIES cannot even be refused: they are not executed.
    */
   #tagged(at: number, length: number, replyAt: number, source: number): number {
+    this.#first = at;
+    const request = this.#request;
+    let decoded = decodeRequest(this.#io, at, length, request);
     const end = at + length;
+    const count = decoded === Decoded.whole && at + request.size < end
+      ? Math.min(1 + this.#countTagged(at + request.size, end), MAX_REPLIES)
+      : 1;
+    if (count === 1) return this.#answer(at, decoded, replyAt, this.limit, source);
     const limit = replyAt + this.limit;
     let reply = replyAt;
-    const count = Math.min(this.#countTagged(at, end), MAX_REPLIES);
-    if (count === 1) return this.#answer(at, this.#decoded, reply, this.limit, source);
-    let owed = REPLY_HEAD * count;
-    while (owed > 0) {
-      owed -= REPLY_HEAD;
-      const decoded = decodeRequest(this.#io, at, end - at, this.#request);
+    for (let owed = REPLY_HEAD * (count - 1);; owed -= REPLY_HEAD) {
       reply += this.#answer(at, decoded, reply, limit - reply - owed, source);
-      at += this.#request.size;
+      if (owed === 0) return reply - replyAt;
+      at += request.size;
+      decoded = decodeRequest(this.#io, at, end - at, request);
     }
-    return reply - replyAt;
   }
 
-  /**
-   * How many requests a datagram holds; one that cannot be decoded is the last, and what was found of the
-   * last one stands in #request and #decoded.
-   */
+  /** How many requests there are between `at` and `end`; one that cannot be decoded is the last. */
   #countTagged(at: number, end: number): number {
-    const request = this.#request;
     let count = 0;
     while (end - at >= FIELD && wordAt(this.#io, at) === Word.tagged) {
       count++;
-      this.#decoded = decodeRequest(this.#io, at, end - at, request);
-      if (this.#decoded !== Decoded.whole) break;
-      at += request.size;
+      const size = requestSize(this.#io, at, end - at);
+      if (size === 0) break;
+      at += size;
     }
     return count;
   }
@@ -388,14 +404,6 @@ export class Service {
     return REPLY_HEAD + this.#bodyLength;
   }
 
-  /** Notes what becomes of a request that is no read. Who was over the budget may have cleared something. */
-  #note(refusal: Refusal): void {
-    const changed = refusal === Refusal.none || refusal === Refusal.overBudget ||
-      isHalfDone(refusal);
-    if (changed) this.effect = Effect.changed;
-    else if (this.effect === Effect.read) this.effect = Effect.other;
-  }
-
   /** Tells who asks for a pointer of another range who has it. */
   #redirect(membership: Membership, { pointer }: Request, body: number, room: number): Refusal {
     const range = membership.otherRange(pointer);
@@ -429,33 +437,42 @@ export class Service {
         return this.#address(request, this.#malloc(request), body);
       case FREE:
         return this.#refuse(this.#quota?.free(request) ?? this.heap.free(request));
-      case READ: {
-        if (request.length > room) return this.#refuseLength();
-        const refusal = this.heap.read(request, body);
-        if (refusal !== Refusal.none) return this.#refuse(refusal);
-        this.#bodyLength = request.length;
-        this.counters[PAYLOAD + READ]! += request.length;
-        return refusal;
-      }
-      case WRITE: {
-        const refusal = this.heap.write(request, request.rest);
-        if (refusal !== Refusal.none) return this.#refuse(refusal);
-        this.counters[PAYLOAD + WRITE]! += request.length;
-        return refusal;
-      }
+      case READ:
+        return this.#read(request, body, room);
+      case WRITE:
+        return this.#write(request);
       case REALLOC:
         return this.#address(request, this.#realloc(request), body);
-      case STATS:
-        return this.#tellStats(request.rest, body, room);
-      case SYNC:
-        return this.#sync(request.rest, body);
       case CAS:
         return this.#old(this.heap.cas(request, request.rest, body));
       case ADD:
         return this.#old(this.heap.add(request, request.rest, body));
       default:
-        return this.#procedure(request, body, room);
+        return this.#executeOther(request, body, room);
     }
+  }
+
+  #read(request: Request, body: number, room: number): Refusal {
+    if (request.length > room) return this.#refuseLength();
+    const refusal = this.heap.read(request, body);
+    if (refusal !== Refusal.none) return this.#refuse(refusal);
+    this.#bodyLength = request.length;
+    this.counters[PAYLOAD + READ]! += request.length;
+    return refusal;
+  }
+
+  #write(request: Request): Refusal {
+    const refusal = this.heap.write(request, request.rest);
+    if (refusal !== Refusal.none) return this.#refuse(refusal);
+    this.counters[PAYLOAD + WRITE]! += request.length;
+    return refusal;
+  }
+
+  /** What is neither about a block nor about its bytes: apart, so that V8 inlines the rest into its callers. */
+  #executeOther(request: Request, body: number, room: number): Refusal {
+    if (request.opcode === STATS) return this.#tellStats(request.rest, body, room);
+    if (request.opcode === SYNC) return this.#sync(request.rest, body);
+    return this.#procedure(request, body, room);
   }
 
   /** Installs, calls or uninstalls a procedure, for who has proven its address. */

@@ -111,6 +111,11 @@ const LAST_CLASSIC = METHODS.write.opcode;
 /** Bits of the flags byte; all others must be 0. */
 export const Flag = { tagged: 0x01, session: 0x02, reply: 0x80 } as const;
 
+/** The same in the lower half of a word. */
+const TAGGED_BIT = Flag.tagged << 8;
+const SESSION_BIT = Flag.session << 8;
+const REPLY_BIT = Flag.reply << 8;
+
 /** What a tagged reply has, beside flags that a malformed request may have brought. */
 const ANSWERED = Flag.tagged | Flag.reply;
 
@@ -167,9 +172,8 @@ export type Word = (typeof Word)[keyof typeof Word];
 
 export function wordAt(bytes: DataView, at: number): Word {
   const low = bytes.getInt32(at + 4);
-  const flags = low >>> 8 & 0xff;
-  if ((flags & Flag.reply) !== 0) return Word.reply;
-  if ((flags & Flag.tagged) !== 0) return Word.tagged;
+  if ((low & REPLY_BIT) !== 0) return Word.reply;
+  if ((low & TAGGED_BIT) !== 0) return Word.tagged;
   return low >>> 0 <= LAST_CLASSIC && bytes.getInt32(at) === 0 ? Word.classic : Word.unknown;
 }
 
@@ -214,34 +218,41 @@ export function decodeRequest(
   request: Request,
 ): Decoded {
   const low = bytes.getInt32(at + 4);
-  request.opcode = low & 0xff;
+  const opcode = low & 0xff;
+  request.opcode = opcode;
   request.flags = low >>> 8 & 0xff;
   request.status = low >>> 16;
   request.tag = bytes.getInt32(at);
-  if ((request.flags & Flag.session) === 0) return decodeFields(bytes, at, available, request);
-  const decoded = decodeFields(bytes, at + SESSION, available - SESSION, request);
-  request.size += SESSION;
-  return decoded;
-}
-
-/** The rest of a request whose word has been decoded, as if that stood at `at`. */
-function decodeFields(bytes: DataView, at: number, available: number, request: Request): Decoded {
-  const { opcode } = request;
   if (opcode >= OPCODES || HEAD[opcode] === 0) return Decoded.unknownMethod;
-  const head = HEAD[opcode]!;
+  const session = (low & SESSION_BIT) === 0 ? 0 : SESSION;
+  const head = session + HEAD[opcode]!;
   if (available < head) return Decoded.truncated;
+  const start = at + session; // where the word would be, if there were no session
   const pointerAt = POINTER_AT[opcode]!;
   const lengthAt = LENGTH_AT[opcode]!;
-  request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, at + pointerAt);
-  request.length = lengthAt === 0 ? 0 : fieldAt(bytes, at + lengthAt);
-  request.fields = at + FIELD;
-  request.rest = at + (CARRIES_DATA[opcode] === 0 ? pointerAt + FIELD : head);
+  request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, start + pointerAt);
+  request.length = lengthAt === 0 ? 0 : fieldAt(bytes, start + lengthAt);
+  request.fields = start + FIELD;
   request.size = head;
-  if (CARRIES_DATA[opcode] !== 0) {
-    if (request.length > available - head) return Decoded.truncated;
-    request.size = head + request.length;
-  }
+  request.rest = start + pointerAt + FIELD;
+  if (CARRIES_DATA[opcode] === 0) return Decoded.whole;
+  request.rest = at + head;
+  if (request.length > available - head) return Decoded.truncated;
+  request.size = head + request.length;
   return Decoded.whole;
+}
+
+/** The size of the request at `at`, as `decodeRequest` finds it; 0 if that is not whole. */
+export function requestSize(bytes: DataView, at: number, available: number): number {
+  const low = bytes.getInt32(at + 4);
+  const opcode = low & 0xff;
+  if (opcode >= OPCODES || HEAD[opcode] === 0) return 0;
+  const session = (low & SESSION_BIT) === 0 ? 0 : SESSION;
+  const head = session + HEAD[opcode]!;
+  if (available < head) return 0;
+  if (CARRIES_DATA[opcode] === 0) return head;
+  const length = fieldAt(bytes, at + session + LENGTH_AT[opcode]!);
+  return length > available - head ? 0 : head + length;
 }
 
 /** What the first request of a datagram says for all of it; 0 where there is nothing to say. */
