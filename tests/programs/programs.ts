@@ -42,10 +42,11 @@ export async function runBytes(command: string, args: readonly string[], options
   const child = spawn(command, args, options);
   const timer = setTimeout(() => child.kill("SIGKILL"), options.timeout ?? DEADLINE_MS);
   try {
+    const output = child.output(); // it may print much before it has read all, and would wait for a reader
     if (options.input !== undefined) {
       await new Response(options.input).body!.pipeTo(child.stdin);
     }
-    const { code, stdout, stderr } = await child.output();
+    const { code, stdout, stderr } = await output;
     return { code, stdout, stderr: new TextDecoder().decode(stderr) };
   } finally {
     clearTimeout(timer);
