@@ -16,7 +16,7 @@ mallocd.prefs.statistics = Pref.bool("Statistics at the end", false,
   "Lets tshark count requests, refusals and times by method, and print that at the end")
 
 local STATUSES = {
-  [0] = "ok", [1] = "EPERM", [2] = "ENOENT", [8] = "ENOEXEC", [11] = "EAGAIN", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [38] = "ENOSYS",
+  [0] = "ok", [1] = "EPERM", [2] = "ENOENT", [5] = "EIO", [8] = "ENOEXEC", [11] = "EAGAIN", [12] = "ENOMEM", [13] = "EACCES", [14] = "EFAULT", [22] = "EINVAL", [28] = "ENOSPC", [38] = "ENOSYS",
   [62] = "ETIME", [66] = "EREMOTE", [90] = "EMSGSIZE", [116] = "ESTALE", [125] = "ECANCELED",
 }
 
@@ -36,6 +36,7 @@ local METHODS = {
   [10] = { name = "uninstall", request = { "handle" }, reply = {} },
   [11] = { name = "stats", request = { "what" }, reply = { "data" } },
   [12] = { name = "sync", request = { "number" }, reply = { "number", "done" } },
+  [13] = { name = "snapshot", request = { "number" }, reply = { "number", "done" } },
 }
 -- What a request with the session flag has after its word.
 local SESSION = { "epoch", "token" }

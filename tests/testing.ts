@@ -8,6 +8,7 @@ import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
 import { RESERVED } from "../lib/daemon/procedures/procedures.ts";
 import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
 import type { Membership } from "../lib/daemon/cluster/membership.ts";
+import type { Release } from "../lib/heap/reclaim.ts";
 import type { Undo } from "../lib/heap/undo.ts";
 import { newState } from "../lib/daemon/state.ts";
 import { SOURCE_BYTES, writeSource } from "../lib/system/address.ts";
@@ -84,6 +85,8 @@ export interface BoxOptions extends Partial<ServiceOptions> {
   memory?: WebAssembly.Memory;
   /** What can be undone there. */
   undo?: Undo;
+  /** How pages are given back; they are kept if it is left out. */
+  release?: Release;
 }
 
 /** A service with a heap of its own; requests and replies are hex. */
@@ -105,6 +108,7 @@ export class Box {
       membership,
       memory = newHeapMemory(size),
       undo,
+      release,
       ...options
     }: BoxOptions = {},
   ) {
@@ -115,7 +119,8 @@ export class Box {
     this.#gauges = new Gauges({ memory: size, replayCache, quota }, state);
     const range = membership?.range;
     const reserved = options.fuel === undefined ? 0 : RESERVED;
-    this.heap = new Heap({ memory, size, io, strict, workPerTurn, reserved, state, range, undo });
+    const heap = { memory, size, io, strict, workPerTurn, reserved, state, range, undo, release };
+    this.heap = new Heap(heap);
     this.service = new Service(
       { ...options, replayCache, state },
       { heap: this.heap, io, port, validated, membership, undo },

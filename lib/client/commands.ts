@@ -18,6 +18,7 @@ import { uninstall } from "./commands/uninstall.ts";
 import { ping } from "./commands/ping.ts";
 import { cluster } from "./commands/cluster.ts";
 import { info } from "./commands/info.ts";
+import { snapshot } from "./commands/snapshot.ts";
 import { sync } from "./commands/sync.ts";
 import { stat } from "./commands/stat.ts";
 import { top } from "./commands/top.ts";
@@ -43,6 +44,7 @@ const TABLE = {
   ping,
   info,
   sync,
+  snapshot,
   stat,
   top,
   cluster,

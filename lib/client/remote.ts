@@ -60,8 +60,8 @@ export const MAX_TIMEOUT_MS = 50_000;
 
 const PROTOCOLS = ["auto", "tagged", "classic"];
 
-/** How often sync asks whether it is done. */
-const SYNC_POLL_MS = 20;
+/** How often sync and snapshot ask whether it is done. */
+const POLL_MS = 20;
 
 /** What stats is taken to answer at the most, until it has: a few hundred names. */
 const STATS_GUESS = 8192;
@@ -397,13 +397,27 @@ export class Remote implements AsyncDisposable {
    */
   async sync(options: CallOptions = {}): Promise<void> {
     const { timeout } = this.#check(options);
-    const end = performance.now() + timeout;
+    await this.#finish("sync", options, performance.now() + timeout);
+  }
+
+  /**
+   * Resolves when the daemon has a snapshot of its heap file, of an instant after this call, and that is on
+   * its disk; however long that takes, as long as the daemon answers. Refused with ENOSYS if it has no heap
+   * file, with ENOSPC or EIO if it cannot be made. Tagged protocol only.
+   */
+  async snapshot(options: CallOptions = {}): Promise<void> {
+    await this.#finish("snapshot", options, Infinity);
+  }
+
+  async #finish(method: "sync" | "snapshot", options: CallOptions, end: number): Promise<void> {
     for (let number = 0n;;) {
-      const body = await this.#call("sync", [number], options);
+      const body = await this.#call(method, [number], options);
       number = asBigInt(body);
       if (asBigInt(body, FIELD) >= number) return;
-      if (performance.now() > end) throw new NoReplyError("sync()", this.server, timeout);
-      await new Promise((resolve) => setTimeout(resolve, SYNC_POLL_MS));
+      if (performance.now() > end) {
+        throw new NoReplyError(`${method}()`, this.server, this.#check(options).timeout);
+      }
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
   }
 

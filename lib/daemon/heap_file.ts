@@ -19,13 +19,15 @@
 import { findFault } from "./audit.ts";
 import { lastingShapes, newState, type State, type StateOptions } from "./state.ts";
 import { WORK_PER_TURN } from "./service.ts";
+import { copyLive, type Halted } from "./snapshot.ts";
 import { Buddy } from "../heap/buddy.ts";
+import { Changes, type ChangesPlace, newChangesPlace } from "../heap/changes.ts";
 import { GRAIN, Heap, newHeapMemory } from "../heap/heap.ts";
 import { memoryBytes } from "../heap/metadata.ts";
 import { newSavedMemory, Undo } from "../heap/undo.ts";
 import { formatSize } from "../cli/sizes.ts";
 import { Errno } from "../system/libc.ts";
-import { File, FileError, readShort, statusOf, unlink } from "../system/file.ts";
+import { File, FileError, readShort, rename, statusOf, unlink } from "../system/file.ts";
 
 const FIELDS = [
   "magic",
@@ -89,6 +91,9 @@ export interface HeapPlace {
   readonly heapAt: number;
   readonly saved: number;
   readonly savedAt: number;
+  readonly stateAt: number;
+  /** Where is told what changes in the file. */
+  readonly changes: ChangesPlace;
   /** Whether room that nobody uses goes back to the file system: it is not reserved. */
   readonly sparse: boolean;
 }
@@ -112,7 +117,8 @@ function mapParts(place: HeapPlace, state: State, how: "shared" | "private") {
   const saved = newSavedMemory(SAVED);
   file.map(memory.buffer, place.heapAt, roundUp(place.heap), how);
   file.map(saved.buffer, place.savedAt, place.saved, how);
-  return { memory, undo: new Undo(state.undo, saved, memory) };
+  const changes = new Changes({ ...place, ...place.changes, heap: state.heap });
+  return { memory, undo: new Undo(state.undo, saved, memory, changes) };
 }
 
 /** What was at the path before. */
@@ -123,6 +129,7 @@ export class HeapFile {
   readonly state: State;
   readonly #file: File;
   readonly #sparse: boolean;
+  readonly #changes: ChangesPlace;
   #header: Header;
   /** Whether there was nothing in it, or no file at all. */
   readonly #was: Was;
@@ -143,6 +150,7 @@ export class HeapFile {
     this.state = state;
     this.#was = was;
     this.#sparse = sparse;
+    this.#changes = newChangesPlace(endOf(header));
   }
 
   /**
@@ -195,7 +203,7 @@ export class HeapFile {
   }
 
   get place(): HeapPlace {
-    const { heap, heapAt, saved, savedAt } = this.#header;
+    const { heap, heapAt, saved, savedAt, stateAt } = this.#header;
     const [bytes, at] = [Number(heap), Number(heapAt)];
     return {
       fd: this.#file.fd,
@@ -203,6 +211,8 @@ export class HeapFile {
       heapAt: at,
       saved: Number(saved),
       savedAt: Number(savedAt),
+      stateAt: Number(stateAt),
+      changes: this.#changes,
       sparse: this.#sparse,
     };
   }
@@ -247,6 +257,61 @@ export class HeapFile {
     return this.#file.syncMeanwhile();
   }
 
+  /** Where the copies go that `snapshot` makes. */
+  get snapshotPath(): string {
+    return `${this.path}.snapshot`;
+  }
+
+  /**
+   * Makes a copy of it as it is at one instant, in place of the one before, while a daemon changes it. It
+   * is a clean file, of an epoch of its own: who had pointers is told that they are of another life.
+   * Throws FileError, and the copy before is as it was.
+   */
+  async snapshot(options: StateOptions, signal: AbortSignal): Promise<Halted> {
+    const path = this.snapshotPath;
+    requireReplaceable(path);
+    const unfinished = `${path}.new`;
+    if (statusOf(unfinished) !== undefined) unlink(unfinished); // of a daemon that was killed
+    const to = File.open(unfinished, "create");
+    try {
+      const header = { ...this.#header };
+      const stateAt = Number(header.stateAt);
+      const { undo, service, tokens } = this.state;
+      const unmarked = [undo.log.subarray(0, 2), service.clock, ...Object.values(tokens)];
+      to.truncate(endOf(header));
+      const halted = await copyLive({
+        from: this.#file,
+        to,
+        start: Number(header.heapAt),
+        end: endOf(header),
+        changes: this.#changes,
+        always: unmarked.map((array) => [
+          stateAt + array.byteOffset,
+          new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
+        ]),
+        mayShare: this.#sparse,
+        signal,
+      });
+      const epoch = crypto.getRandomValues(new Int32Array(2));
+      epoch[1]! |= 1;
+      to.write(new Uint8Array(epoch.buffer), stateAt + service.epoch.byteOffset);
+      const copy = newState(options);
+      to.map(copy.undo.log.buffer, stateAt, Number(header.state), "private");
+      header.condition = Condition.clean;
+      header.digest = digest(to, header, copy);
+      writeHeader(to, header);
+      if (!await to.syncMeanwhile()) throw new FileError(Errno.EIO);
+      requireReplaceable(path);
+      rename(unfinished, path);
+      return halted;
+    } catch (error) {
+      unlink(unfinished);
+      throw error;
+    } finally {
+      to.close();
+    }
+  }
+
   /** To be called when nobody changes it any more, and after `sync`: notes that it is whole. */
   end(): void {
     this.#file.sync();
@@ -274,6 +339,17 @@ function discard(path: string, file: File, was: Was): void {
   if (was !== "heap") file.truncate(0);
   if (was === "nothing") unlink(path);
   file.close();
+}
+
+/** Throws FileError if something is at a path that is no snapshot, or that a daemon was started from. */
+function requireReplaceable(path: string): void {
+  const status = statusOf(path);
+  if (status === undefined) return;
+  if (status.kind !== undefined) throw new FileError(Errno.EEXIST);
+  const file = File.open(path, "read");
+  const isFree = file.lock();
+  file.close();
+  if (!isFree) throw new FileError(Errno.EBUSY);
 }
 
 function openFile(path: string, which?: "only one that is there"): { file: File; was: Was } {

@@ -1,5 +1,6 @@
 /** mallocd as a function: a command line in, an engine over a heap, signals until the end, an exit code out. */
 
+import { Chore } from "./chore.ts";
 import { ServingTime, TICK_MS } from "./clock.ts";
 import { Counter, type Counters, sumOf, totals } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS, KNOWN_BY, NEEDS } from "./flags.ts";
@@ -18,10 +19,10 @@ import { type Log, openLog } from "./log.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { openNotify, watchdogMs } from "./notify.ts";
 import { Pulse } from "./pulse.ts";
-import { Syncing } from "./syncing.ts";
 import { newState, type StateOptions } from "./state.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
-import { Unavailable } from "../system/libc.ts";
+import { FileError } from "../system/file.ts";
+import { Errno, Unavailable } from "../system/libc.ts";
 import { formatSize } from "../cli/sizes.ts";
 import {
   defaults,
@@ -175,8 +176,17 @@ async function main(args: readonly string[]): Promise<number> {
   const ticking = setInterval(tick, TICK_MS);
   const tellSyncs = (failing: boolean) =>
     say(failing ? { msg: "not synced", level: "error" } : { msg: "synced again" });
-  const syncing = file &&
-    new Syncing(() => file.sync(), state.service.sync, values.sync, tellSyncs);
+  const syncing = file && new Chore(
+    async () => await file.sync() ? 0 : Errno.EIO,
+    state.service.sync,
+    values.sync,
+    tellSyncs,
+  );
+  const snapshots = file && new Chore(
+    (signal) => snapshot(file, sizes, signal, say),
+    state.service.snapshot,
+    values.snapshot,
+  );
   say({ msg: "ready", ...ready, heap_file: file?.path });
   const rates = new Rates(gauges, counters);
   const status = () => `STATUS=${rates.status(formatAddress(engine.address))}`;
@@ -213,6 +223,7 @@ async function main(args: readonly string[]): Promise<number> {
     Promise.all([engine.close(), http?.close()]).then(() => true),
     new Promise<boolean>((resolve) => setTimeout(resolve, CLOSE_MS, false)),
   ]);
+  await snapshots?.end(); // at most a piece of one: it is given up
   if (file !== undefined) await endFile(file, isClosed, say);
   say({ msg: "stopped", signal, ...counts() });
   return 0;
@@ -297,6 +308,27 @@ function openHeapFile(
     return undefined;
   } catch (error) {
     throw fileError(error);
+  }
+}
+
+/** Makes a snapshot, and says what became of it; returns why there is none, as Linux numbers it, or 0. */
+async function snapshot(
+  file: HeapFile,
+  sizes: StateOptions,
+  signal: AbortSignal,
+  say: Log,
+): Promise<number> {
+  const start = performance.now();
+  try {
+    const { rounds, haltMs } = await file.snapshot(sizes, signal);
+    const ms = Math.round(performance.now() - start);
+    say({ msg: "snapshot", file: file.snapshotPath, ms, rounds, halt_ms: haltMs.toFixed(2) });
+    return 0;
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    const reason = signal.aborted ? "the daemon ends" : error.message;
+    say({ msg: "no snapshot", level: "error", file: file.snapshotPath, reason });
+    return error.errno;
   }
 }
 

@@ -27,6 +27,8 @@ export const Refusal = {
   argumentsTooLong: 23,
   noProcedures: 24,
   noFile: 25,
+  diskFull: 26,
+  diskFailed: 27,
 } as const;
 
 export type Refusal = (typeof Refusal)[keyof typeof Refusal];
@@ -58,6 +60,8 @@ const REFUSAL_ERRNO: Readonly<Record<keyof typeof Refusal, number>> = {
   argumentsTooLong: ERRNO.EINVAL,
   noProcedures: ERRNO.ENOSYS,
   noFile: ERRNO.ENOSYS,
+  diskFull: ERRNO.ENOSPC,
+  diskFailed: ERRNO.EIO,
 };
 
 /** Refusal -> errno, indexed by the refusal's number. */

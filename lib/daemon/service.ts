@@ -5,6 +5,7 @@
 
 import { Admission, ADMITTED } from "./admission.ts";
 import type { Membership } from "./cluster/membership.ts";
+import { askFor, ChoreFigure, failureOf } from "./chore.ts";
 import { Counter, type Counters } from "./counters.ts";
 import { type Heap, NULL, orderFor } from "../heap/heap.ts";
 import type { Undo } from "../heap/undo.ts";
@@ -34,12 +35,12 @@ import {
   Word,
   wordAt,
 } from "../protocol/wire.ts";
+import { ERRNO } from "../protocol/errno.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
 import { Procedures } from "./procedures/procedures.ts";
 import { Quota } from "./quota.ts";
 import { ReplyBudget } from "./reply_budget.ts";
 import { Stats } from "./stats.ts";
-import { askForSync, SyncFigure } from "./syncing.ts";
 import type { State } from "./state.ts";
 import { Tokens } from "./token.ts";
 import { isLoopbackSource } from "../system/address.ts";
@@ -86,10 +87,11 @@ const INSTALL = METHODS.install.opcode;
 const CALL = METHODS.call.opcode;
 const STATS = METHODS.stats.opcode;
 const SYNC = METHODS.sync.opcode;
+const SNAPSHOT = METHODS.snapshot.opcode;
 
 /** By opcode, 1 for requests that change nothing, whose replies are not remembered. */
 const CHANGES_NOTHING = new Uint8Array(OPCODES);
-for (const opcode of [READ, HELLO, STATS, SYNC]) CHANGES_NOTHING[opcode] = 1;
+for (const opcode of [READ, HELLO, STATS, SYNC, SNAPSHOT]) CHANGES_NOTHING[opcode] = 1;
 
 /** What an operator decides, and what a daemon's threads share: plain data. */
 export interface ServiceOptions {
@@ -152,7 +154,8 @@ export class Service {
   readonly #validated: boolean;
   readonly #membership: Membership | undefined;
   readonly #undo: Undo | undefined;
-  readonly #syncFigures: Int32Array;
+  readonly #syncs: Int32Array;
+  readonly #snapshots: Int32Array;
   /** A new one wherever nothing is left of an earlier one's heap, so that a client can tell that its pointers are gone. Never 0. */
   readonly #epoch: Int32Array;
   readonly #request = new Request();
@@ -181,7 +184,8 @@ export class Service {
     const { service, cache, quota, tokens } = options.state;
     this.#undo = undo;
     this.counters = service.counters;
-    this.#syncFigures = service.sync;
+    this.#syncs = service.sync;
+    this.#snapshots = service.snapshot;
     this.#given = service.given;
     this.#asked = service.asked;
     this.#io = new DataView(io.buffer);
@@ -471,7 +475,8 @@ export class Service {
   /** What is neither about a block nor about its bytes: apart, so that V8 inlines the rest into its callers. */
   #executeOther(request: Request, body: number, room: number): Refusal {
     if (request.opcode === STATS) return this.#tellStats(request.rest, body, room);
-    if (request.opcode === SYNC) return this.#sync(request.rest, body);
+    if (request.opcode === SYNC) return this.#await(this.#syncs, request.rest, body);
+    if (request.opcode === SNAPSHOT) return this.#await(this.#snapshots, request.rest, body);
     return this.#procedure(request, body, room);
   }
 
@@ -542,13 +547,17 @@ export class Service {
     return Refusal.none;
   }
 
-  /** The number of the sync to wait for, and that of the last one that is done. */
-  #sync(at: number, body: number): Refusal {
-    const figures = this.#syncFigures;
-    if (figures[SyncFigure.possible] === 0) return this.#refuse(Refusal.noFile);
+  /** The number of the sync or the snapshot to wait for, and that of the last one that is done. */
+  #await(figures: Int32Array, at: number, body: number): Refusal {
+    if (figures[ChoreFigure.possible] === 0) return this.#refuse(Refusal.noFile);
     if (this.proven === 0) return this.#refuse(Refusal.unproven);
-    setField(this.#io, body, askForSync(figures, fieldAt(this.#io, at)));
-    setField(this.#io, body + FIELD, figures[SyncFigure.done]!);
+    const number = askFor(figures, fieldAt(this.#io, at));
+    const failure = failureOf(figures, number);
+    if (failure !== 0) {
+      return this.#refuse(failure === ERRNO.ENOSPC ? Refusal.diskFull : Refusal.diskFailed);
+    }
+    setField(this.#io, body, number);
+    setField(this.#io, body + FIELD, figures[ChoreFigure.done]!);
     this.#bodyLength = 2 * FIELD;
     return Refusal.none;
   }

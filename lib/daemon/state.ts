@@ -4,10 +4,10 @@
  * that serves changes it, all others may read it; it is plain data and can be sent to them.
  */
 
+import { ChoreFigure } from "./chore.ts";
 import { COUNTERS_LENGTH, ORDERS } from "./counters.ts";
 import { cacheShape } from "./duplicate_request_cache.ts";
 import { quotaShape } from "./quota.ts";
-import { SyncFigure } from "./syncing.ts";
 import { tokenShape } from "./token.ts";
 import { buddyShape } from "../heap/buddy.ts";
 import { GRAIN, heapShape, requireHeapSize } from "../heap/heap.ts";
@@ -31,8 +31,9 @@ const PASSING = {
     /** By order, of all allocations so far: how many, and the bytes that were asked for. */
     given: float64(ORDERS),
     asked: float64(ORDERS),
-    /** Where the threads tell each other what is on the disk. */
-    sync: int32(Object.keys(SyncFigure).length),
+    /** Where the threads tell each other what is on the disk, and what is in a snapshot. */
+    sync: int32(Object.keys(ChoreFigure).length),
+    snapshot: int32(Object.keys(ChoreFigure).length),
   },
 };
 

@@ -21,6 +21,7 @@
 
 import { Buddy, type buddyShape, Freed, NONE } from "./buddy.ts";
 import { type Bulk, bulk, high } from "./bulk.ts";
+import type { Changes } from "./changes.ts";
 import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
 import { CLEAN, DIRTY, Reclaimer, type Release } from "./reclaim.ts";
 import { Refusal } from "./refusal.ts";
@@ -215,7 +216,7 @@ export class Heap {
       dirtyPages,
       pagesPerRegion: 1 << REGION_SHIFT,
       grainsPerPage: PAGE / GRAIN,
-      release,
+      release: undo?.changes === undefined ? release : told(release, undo.changes),
     });
     if (reserved > 0) this.#reserve(orderFor(reserved));
     undo?.commit();
@@ -251,6 +252,7 @@ export class Heap {
 
   /** Whoever else waits has been served: there is time for work again. `second` is the time. */
   beginTurn(second: number): void {
+    this.#undo?.changes?.beginTurn();
     if (this.budget[0] !== this.#workPerTurn) {
       this.worked[0]! += this.#workPerTurn - this.budget[0]!;
       this.budget[0] = this.#workPerTurn;
@@ -490,6 +492,7 @@ export class Heap {
       const from = Math.max(offset, page * PAGE);
       const to = Math.min(end, (page + 1) * PAGE);
       if (owned) this.#undo?.save(from, to - from);
+      else this.#undo?.changes?.heap(page, page);
       this.#bulk.zero(from | 0, high(from), (to - from) | 0);
       this.budget[0]! -= to - from;
       if (to - from === PAGE) {
@@ -534,10 +537,19 @@ export class Heap {
       const size = Math.min(end, (page + 1) * PAGE) - from;
       const to = target * GRAIN + (from - offset);
       this.#markDirty(pageAt(to), pageAt(to + size - 1));
+      this.#undo?.changes?.heap(pageAt(to), pageAt(to + size - 1));
       this.#bulk.move(to | 0, high(to), from | 0, high(from), size | 0);
       this.budget[0]! -= size;
     }
   }
+}
+
+/** The same, and what is released is told. */
+function told(release: Release, changes: Changes): Release {
+  return (first, count) => {
+    changes.heap(first, first + count - 1);
+    return release(first, count);
+  };
 }
 
 /** The offset of a span's address; it may lie outside the heap, and is small enough for V8 to inline. */

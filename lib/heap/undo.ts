@@ -19,6 +19,7 @@
  */
 
 import { type Bulk, bulk, high } from "./bulk.ts";
+import type { Changes } from "./changes.ts";
 import { type Arrays, int32 } from "./metadata.ts";
 
 /** Far more than any request can store: some 40 words for each order of the buddy and 100 for its reply. */
@@ -30,6 +31,7 @@ const NOTE_WORDS = 2;
 const SAVED = -1;
 const SAVED_HEAD = 16;
 const WASM_PAGE = 64 * 1024;
+const PAGE = 4096;
 
 /** The arrays of an undo log. */
 export function undoShape() {
@@ -44,6 +46,8 @@ export function newSavedMemory(bytes: number): WebAssembly.Memory {
 }
 
 export class Undo {
+  /** Who wants to know of all that changes in the file, if it is one. */
+  readonly changes: Changes | undefined;
   readonly #log: Int32Array;
   /** All of the memory that the log is in: what can be noted is in the same. */
   readonly #words: Int32Array;
@@ -56,7 +60,9 @@ export class Undo {
     { log }: Arrays<ReturnType<typeof undoShape>>,
     saved: WebAssembly.Memory,
     heap: WebAssembly.Memory,
+    changes?: Changes,
   ) {
+    this.changes = changes;
     this.#log = log;
     this.#words = new Int32Array(log.buffer);
     this.#saved = new DataView(saved.buffer);
@@ -104,8 +110,26 @@ export class Undo {
   /** All that was noted and saved has happened. */
   commit(): void {
     if (this.#log[COUNT] === 0) return;
+    if (this.changes !== undefined && this.changes.round !== 0) this.#tell(this.changes);
     this.#log[COUNT] = 0;
     this.#end = 0;
+  }
+
+  /** All that is in the log has changed. */
+  #tell(changes: Changes): void {
+    const count = this.#log[COUNT]!;
+    for (let i = 0; i < count; i++) {
+      const at = this.#log[HEAD_WORDS + NOTE_WORDS * i]!;
+      if (at !== SAVED) {
+        changes.word(at);
+        continue;
+      }
+      const saved = this.#log[HEAD_WORDS + NOTE_WORDS * i + 1]!;
+      const offset = this.#saved.getInt32(saved + 4, true) * 2 ** 32 +
+        this.#saved.getUint32(saved, true);
+      const end = offset + this.#saved.getInt32(saved + 8, true);
+      changes.heap((offset / PAGE) | 0, ((end - 1) / PAGE) | 0);
+    }
   }
 
   /**

@@ -75,7 +75,8 @@ export type MethodName =
   | "call"
   | "uninstall"
   | "stats"
-  | "sync";
+  | "sync"
+  | "snapshot";
 
 /** The whole protocol; everything below is derived from this table. */
 export const METHODS: Readonly<Record<MethodName, Layout>> = {
@@ -99,6 +100,7 @@ export const METHODS: Readonly<Record<MethodName, Layout>> = {
   uninstall: { opcode: 10, request: ["handle"], reply: [] },
   stats: { opcode: 11, request: ["value"], reply: ["data"] }, // STATS_VALUES or STATS_NAMES
   sync: { opcode: 12, request: ["value"], reply: ["value", "value"] }, // number; number, and done
+  snapshot: { opcode: 13, request: ["value"], reply: ["value", "value"] }, // the same
 };
 
 /** What stats may be asked for: its figures, or once their names. */

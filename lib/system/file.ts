@@ -9,6 +9,7 @@ const SYMBOLS = {
   open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   unlink: { parameters: ["buffer"], result: "i32" },
+  rename: { parameters: ["buffer", "buffer"], result: "i32" },
   statx: { parameters: ["i32", "buffer", "i32", "u32", "buffer"], result: "i32" },
   flock: { parameters: ["i32", "i32"], result: "i32" },
   fallocate: { parameters: ["i32", "i32", "i64", "i64"], result: "i32" },
@@ -18,6 +19,24 @@ const SYMBOLS = {
   pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "isize" },
   fsync: { parameters: ["i32"], result: "i32" },
   fsyncMeanwhile: { name: "fsync", parameters: ["i32"], result: "i32", nonblocking: true },
+  preadMeanwhile: {
+    name: "pread",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "isize",
+    nonblocking: true,
+  },
+  pwriteMeanwhile: {
+    name: "pwrite",
+    parameters: ["i32", "buffer", "usize", "i64"],
+    result: "isize",
+    nonblocking: true,
+  },
+  copyMeanwhile: {
+    name: "copy_file_range",
+    parameters: ["i32", "buffer", "i32", "buffer", "usize", "u32"],
+    result: "isize",
+    nonblocking: true,
+  },
   mmap: { parameters: ["usize", "usize", "i32", "i32", "i32", "i64"], result: "usize" },
   errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
   addressOf: { name: "memmove", parameters: ["buffer", "buffer", "usize"], result: "usize" },
@@ -29,6 +48,8 @@ const O_RDONLY = 0;
 const O_RDWR = 2;
 const O_CREAT = 0o100;
 const O_EXCL = 0o200;
+/** The two architectures differ in this one. */
+const O_DIRECTORY = Deno.build.arch === "aarch64" ? 0o40000 : 0o200000;
 const O_CLOEXEC = 0o2000000;
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -67,6 +88,7 @@ const TEXTS: Readonly<Record<number, string>> = {
   5: "Input/output error",
   12: "Cannot allocate memory",
   13: "Permission denied",
+  16: "Device or resource busy",
   17: "File exists",
   20: "Not a directory",
   22: "Invalid argument",
@@ -142,6 +164,18 @@ export function unlink(path: string): void {
   checked(libc().unlink(zeroEnded(path)));
 }
 
+/** Puts what is at `from` in place of what is at `to`, in one step, and brings that to the disk. */
+export function rename(from: string, to: string): void {
+  checked(libc().rename(zeroEnded(from), zeroEnded(to)));
+  const end = to.lastIndexOf("/");
+  const folder = File.open(end < 0 ? "." : to.slice(0, end + 1), "folder");
+  try {
+    folder.sync();
+  } finally {
+    folder.close();
+  }
+}
+
 /** All of a short file, or the first 4 KiB; the kernel's own, which Deno would not read, included. */
 export function readShort(path: string): string {
   const file = File.open(path, "read");
@@ -158,8 +192,13 @@ export class File {
   constructor(readonly fd: number) {}
 
   /** Opens a file; to "create" fails if there is one, and makes one that is its owner's alone. */
-  static open(path: string, how: "read" | "write" | "create"): File {
-    const flags = { read: O_RDONLY, write: O_RDWR, create: O_RDWR | O_CREAT | O_EXCL }[how];
+  static open(path: string, how: "read" | "write" | "create" | "folder"): File {
+    const flags = {
+      read: O_RDONLY,
+      write: O_RDWR,
+      create: O_RDWR | O_CREAT | O_EXCL,
+      folder: O_RDONLY | O_DIRECTORY,
+    }[how];
     return new File(checked(libc().open(zeroEnded(path), flags | O_CLOEXEC, 0o600)));
   }
 
@@ -186,6 +225,32 @@ export class File {
   write(bytes: Uint8Array<ArrayBuffer>, at: number): void {
     const written = checked(libc().pwrite(this.fd, bytes, BigInt(bytes.length), BigInt(at)));
     if (written !== bytes.length) throw new FileError(Errno.ENOSPC);
+  }
+
+  /** Like `read`, while this thread does something else; -1 if it cannot be read. */
+  async readMeanwhile(bytes: Uint8Array<ArrayBuffer>, at: number): Promise<number> {
+    return Number(
+      await libc().preadMeanwhile(this.fd, bytes, BigInt(bytes.length), BigInt(at)),
+    );
+  }
+
+  async writeMeanwhile(bytes: Uint8Array<ArrayBuffer>, at: number): Promise<void> {
+    const length = BigInt(bytes.length);
+    const written = Number(await libc().pwriteMeanwhile(this.fd, bytes, length, BigInt(at)));
+    // What is left to be written says why it cannot be: another thread has that one's errno.
+    if (written < bytes.length) {
+      this.write(bytes.subarray(Math.max(0, written)), at + Math.max(0, written));
+    }
+  }
+
+  /**
+   * Copies bytes to the same place in another file, which then shares the room of this one where the file
+   * system can do that; returns how many, 0 if it cannot be done so.
+   */
+  async cloneMeanwhile(to: File, at: number, bytes: number): Promise<number> {
+    const [from, place] = [BigInt64Array.of(BigInt(at)), BigInt64Array.of(BigInt(at))];
+    const copied = await libc().copyMeanwhile(this.fd, from, to.fd, place, BigInt(bytes), 0);
+    return Math.max(0, Number(copied));
   }
 
   truncate(bytes: number): void {

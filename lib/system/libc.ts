@@ -107,6 +107,7 @@ export const Errno = {
   EIO: 5,
   EAGAIN: 11,
   EACCES: 13,
+  EBUSY: 16,
   EEXIST: 17,
   EINVAL: 22,
   ENOSPC: 28,

@@ -12,6 +12,7 @@ import {
   flipBits,
   leave,
   malloc,
+  noMounts,
   OPTIONS,
   read,
   SECTOR,
@@ -293,13 +294,6 @@ Deno.test("mallocd-client sync waits for the disk, and says so where there is no
   });
 });
 
-async function whyNoMounts(): Promise<string> {
-  const tmpfs = ["-rm", "sh", "-c", "mount -t tmpfs none /mnt"];
-  const isPossible = await run("unshare", tmpfs).then(({ code }) => code === 0, () => false);
-  return isPossible ? "" : " (skipped: no file system can be mounted here)";
-}
-
-const noMounts = await whyNoMounts();
 Deno.test({
   name: `mallocd refuses a disk that is too small, and leaves nothing on it${noMounts}`,
   ignore: noMounts !== "",

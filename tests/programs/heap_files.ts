@@ -7,6 +7,7 @@ import type { StateOptions } from "../../lib/daemon/state.ts";
 import { statusOf } from "../../lib/system/file.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
 import { Box, fields, Random, word } from "../testing.ts";
+import { run } from "./programs.ts";
 
 statusOf("/"); // loads libc, which no test is to be blamed for
 
@@ -23,6 +24,15 @@ export async function withFolder(test: (folder: string) => unknown): Promise<voi
     await Deno.remove(folder, { recursive: true });
   }
 }
+
+async function whyNoMounts(): Promise<string> {
+  const tmpfs = ["-rm", "sh", "-c", "mount -t tmpfs none /mnt"];
+  const isPossible = await run("unshare", tmpfs).then(({ code }) => code === 0, () => false);
+  return isPossible ? "" : " (skipped: no file system can be mounted here)";
+}
+
+/** Why no file system of a test's own can be had, for the name of the test; else empty. */
+export const noMounts = await whyNoMounts();
 
 /** A daemon over a file, without a socket. */
 export function start(path: string, options: StateOptions = OPTIONS) {

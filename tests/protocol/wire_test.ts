@@ -23,7 +23,7 @@ import {
 } from "../../lib/protocol/wire.ts";
 import { ERRNO, type ErrnoName } from "../../lib/protocol/errno.ts";
 import { newState } from "../../lib/daemon/state.ts";
-import { SyncFigure } from "../../lib/daemon/syncing.ts";
+import { ChoreFigure } from "../../lib/daemon/chore.ts";
 import { Membership } from "../../lib/daemon/cluster/membership.ts";
 import { Box } from "../testing.ts";
 
@@ -281,10 +281,12 @@ Deno.test("serve() answers the examples of docs/protocol.md, in order, as they s
   membership.fence = 3;
   membership.setOwner(0, "192.0.2.7", 8081);
   const inFile = newState({ memory: size, replayCache: 64 });
-  const { possible, begun, done } = SyncFigure;
-  for (const [at, value] of [[possible, 1], [begun, 3], [done, 2]] as const) {
-    inFile.service.sync[at] = value;
-  }
+  const { possible, begun, ended, done, errno } = ChoreFigure;
+  const set = (figures: Int32Array, values: readonly (readonly [number, number])[]) => {
+    for (const [at, value] of values) figures[at] = value;
+  };
+  set(inFile.service.sync, [[possible, 1], [begun, 3], [ended, 3], [done, 2], [errno, ERRNO.EIO]]);
+  set(inFile.service.snapshot, [[possible, 1], [begun, 1], [ended, 1], [errno, ERRNO.ENOSPC]]);
   const daemons = {
     plain: new Box({ size }),
     strict: new Box({ size, strict: true }),

@@ -1,0 +1,248 @@
+/**
+ * A copy of a file as it was at one instant, although a thread goes on changing it: *pre-copy* (Clark et
+ * al., Live Migration of Virtual Machines, NSDI 2005). First all of it is copied, and then, round after
+ * round, what has changed meanwhile, until that is little. Only then is the thread that serves asked to
+ * wait, between two turns, and what has changed last goes to memory, which no disk can hold up; when
+ * that thread goes on, it is written. If rounds do not get shorter, that thread rests before each turn.
+ *
+ *     serves   | round 1              | round 2   | round 3 | halt |  off
+ *     copies   | everything           | changed   | changed | last |  writes the last
+ *                                       in 1        in 2      in 3
+ */
+
+import { type ChangesPlace, MAX_ROUND, Order } from "../heap/changes.ts";
+import { Errno } from "../system/libc.ts";
+import { type File, FileError } from "../system/file.ts";
+
+const PAGE = 4096;
+/** Bytes that are copied in one piece, by a thread of the runtime. */
+const PIECE = 4 * 1024 * 1024;
+/** Bytes after which the copy is brought to the disk, so that the kernel does not make anybody wait for it. */
+const UNSYNCED = 64 * 1024 * 1024;
+/** Pages for which no other thread is asked, and how many of those are copied in a row. */
+const SHORT = 64;
+const IN_A_ROW = 256;
+/** So many changed pages are few enough for the halt, and so many can be kept in memory. */
+const FEW = 256;
+const MAX_LAST = 1024;
+/** Rounds after which the thread that serves rests, each time twice as long, in milliseconds. */
+const RESTLESS = 6;
+const MAX_REST_MS = 64;
+/** The longest that a turn is waited for without doing anything else, in milliseconds. */
+const PATIENCE_MS = 2;
+/** How often it is looked whether it has come: Deno does not notice the end of Atomics.waitAsync. */
+const LOOK_MS = 1;
+
+/** Bytes that others may change between two turns, too, and what they hold. */
+type Always = readonly (readonly [at: number, bytes: Uint8Array])[];
+
+export interface SnapshotParts {
+  from: File;
+  to: File;
+  /** Bytes of the file that are copied. */
+  start: number;
+  end: number;
+  changes: ChangesPlace;
+  /** What changes without being marked: it is copied in the halt. */
+  always: Always;
+  /** Whether the copy may share its room with the file, which must then find other room when it is changed. */
+  mayShare: boolean;
+  signal: AbortSignal;
+}
+
+export interface Halted {
+  /** How many rounds there were before the halt, and how long that took, in milliseconds. */
+  rounds: number;
+  haltMs: number;
+}
+
+/** Copies to a file that is empty. Throws FileError: EAGAIN if it changes too fast, EINTR if it is not wanted any more. */
+export async function copyLive(parts: SnapshotParts): Promise<Halted> {
+  const copying = new Copying(parts);
+  try {
+    return await copying.run();
+  } finally {
+    copying.end();
+  }
+}
+
+class Copying {
+  readonly #parts: SnapshotParts;
+  readonly #pages: Uint8Array;
+  readonly #orders: Int32Array<SharedArrayBuffer>;
+  readonly #buffer = new Uint8Array(PIECE).fill(1); // so that its pages are there when they are needed
+  #unsynced = 0;
+  #shares: boolean;
+
+  constructor(parts: SnapshotParts) {
+    this.#parts = parts;
+    this.#pages = parts.changes.pages;
+    this.#orders = parts.changes.orders;
+    this.#shares = parts.mayShare;
+  }
+
+  async run(): Promise<Halted> {
+    const { from, start, end } = this.#parts;
+    await this.#taken(0); // the end of an earlier one
+    this.#pages.fill(0);
+    await this.#order(1, "go on");
+    for (let data = from.nextData(start); data !== undefined && data[0] < end;) {
+      const stop = Math.min(data[1], end);
+      await this.#copy(data[0], stop);
+      data = from.nextData(stop);
+    }
+    for (let round = 1; round < MAX_ROUND; round++) {
+      if (round > RESTLESS) {
+        const rest = Math.min(2 ** (round - RESTLESS - 1), MAX_REST_MS);
+        Atomics.store(this.#orders, Order.rest, rest);
+      }
+      if (this.#count(round) > FEW) await this.#order(round + 1, "go on");
+      else {
+        await this.#order(round + 1, "halt");
+        const start = performance.now();
+        const last = this.#keep(round);
+        const isKept = this.#release() && last !== undefined;
+        const haltMs = performance.now() - start;
+        if (isKept) {
+          this.end();
+          await this.#write(last);
+          return { rounds: round, haltMs };
+        }
+      }
+      await this.#copyRound(round);
+    }
+    throw new FileError(Errno.EAGAIN);
+  }
+
+  /** Lets the thread that serves go on without marking anything. */
+  end(): void {
+    for (const order of [Order.rest, Order.round, Order.halt]) {
+      Atomics.store(this.#orders, order, 0);
+      Atomics.notify(this.#orders, order);
+    }
+  }
+
+  /** Has the thread that serves begin a round, and perhaps wait then; resolves when it has. */
+  async #order(round: number, then: "go on" | "halt"): Promise<void> {
+    Atomics.store(this.#orders, Order.halt, then === "halt" ? 1 : 0);
+    Atomics.store(this.#orders, Order.round, round);
+    Atomics.notify(this.#orders, Order.round); // if it rests
+    // Nobody waits longer than need be once it has halted: this thread is there at once.
+    const before = Atomics.load(this.#orders, Order.taken);
+    if (then === "halt" && before !== round) {
+      Atomics.wait(this.#orders, Order.taken, before, PATIENCE_MS);
+    }
+    await this.#taken(round);
+  }
+
+  async #taken(round: number): Promise<void> {
+    while (Atomics.load(this.#orders, Order.taken) !== round) await this.#pause(LOOK_MS);
+  }
+
+  /** Whether the thread that serves has waited until now. */
+  #release(): boolean {
+    const hasWaited = Atomics.compareExchange(this.#orders, Order.halt, 1, 0) === 1;
+    Atomics.notify(this.#orders, Order.halt);
+    return hasWaited;
+  }
+
+  /** Runs of pages that changed last in a round. */
+  *#runs(round: number): Generator<[first: number, count: number]> {
+    const pages = this.#pages;
+    for (let first = pages.indexOf(round); first >= 0;) {
+      let next = first + 1;
+      while (pages[next] === round) next++;
+      yield [first, next - first];
+      first = pages.indexOf(round, next);
+    }
+  }
+
+  /** How many pages changed last in a round; if they are more than few, some number that is, too. */
+  #count(round: number): number {
+    let pages = 0;
+    for (const [, count] of this.#runs(round)) {
+      pages += count;
+      if (pages > FEW) break;
+    }
+    return pages;
+  }
+
+  /** What changed in a round and is in no copy yet, in memory; undefined if that is too much. */
+  #keep(round: number): [at: number, bytes: Uint8Array<ArrayBuffer>][] | undefined {
+    const kept: [number, Uint8Array<ArrayBuffer>][] = [];
+    let used = 0;
+    for (const [first, count] of this.#runs(round)) {
+      if (used + count > MAX_LAST) return undefined;
+      const bytes = this.#buffer.subarray(used * PAGE, (used + count) * PAGE);
+      this.#parts.from.read(bytes, first * PAGE);
+      kept.push([first * PAGE, bytes]);
+      used += count;
+    }
+    for (const [at, bytes] of this.#parts.always) kept.push([at, bytes.slice()]);
+    return kept;
+  }
+
+  async #write(pieces: readonly (readonly [at: number, bytes: Uint8Array<ArrayBuffer>])[]) {
+    for (const [i, [at, bytes]] of pieces.entries()) {
+      this.#parts.to.write(bytes, at);
+      if (i % IN_A_ROW === IN_A_ROW - 1) await this.#pause();
+    }
+  }
+
+  /** Copies what changed last in a round. */
+  async #copyRound(round: number): Promise<void> {
+    const { from, to } = this.#parts;
+    let inARow = 0;
+    for (const [first, count] of this.#runs(round)) {
+      if (count >= SHORT) {
+        await this.#copy(first * PAGE, (first + count) * PAGE);
+        continue;
+      }
+      const bytes = this.#buffer.subarray(0, count * PAGE);
+      from.read(bytes, first * PAGE);
+      to.write(bytes, first * PAGE);
+      inARow += count;
+      if (inARow < IN_A_ROW) continue;
+      await this.#pause();
+      await this.#sync(inARow * PAGE);
+      inARow = 0;
+    }
+  }
+
+  /** Copies a stretch while this thread does something else. */
+  async #copy(at: number, end: number): Promise<void> {
+    const { from, to } = this.#parts;
+    while (at < end) {
+      this.#requireWanted();
+      const length = Math.min(PIECE, end - at);
+      let copied = this.#shares ? await from.cloneMeanwhile(to, at, length) : 0;
+      if (copied === 0) {
+        this.#shares = false;
+        const bytes = this.#buffer.subarray(0, length);
+        copied = await from.readMeanwhile(bytes, at);
+        if (copied !== length) throw new FileError(Errno.EIO);
+        await to.writeMeanwhile(bytes, at);
+      }
+      at += copied;
+      await this.#sync(copied);
+    }
+  }
+
+  /** Counts what was written, and sometimes has the disk keep up. */
+  async #sync(written: number): Promise<void> {
+    this.#unsynced += written;
+    if (this.#unsynced < UNSYNCED) return;
+    this.#unsynced = 0;
+    if (!await this.#parts.to.syncMeanwhile()) throw new FileError(Errno.EIO);
+  }
+
+  /** Lets this thread do something else. */
+  async #pause(ms = 0): Promise<void> {
+    await new Promise((resolve) => setTimeout(resolve, ms));
+    this.#requireWanted();
+  }
+
+  #requireWanted(): void {
+    if (this.#parts.signal.aborted) throw new FileError(Errno.EINTR);
+  }
+}
