@@ -35,14 +35,15 @@
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
-enum { FIELD = 8, CHUNK = 64 << 10, PIECE = CHUNK / 2, HEAD = 64 };
+enum { FIELD = 8, CHUNK = 64 << 10, HEAD = 64 };
 enum { MAGIC_AT = 0, SIZE_AT = 8, LEASE_AT = 16 };
-/* Chunks that one step of a request is about: their pieces are in flight together. */
-enum { STEP = 256, OPS = STEP * (CHUNK / PIECE) + 1 };
+/* Chunks that one step of a request is about: their pieces are in flight together, and their entries in the table
+   fit into one datagram of any network. */
+enum { STEP = 128 };
 enum { PATIENCE = MALLOCD_MAX_TIMEOUT, LEASE_SECONDS = 5 };
 /* As many as nbdkit has threads. All windows together fit into the daemon's receive buffer (4 MiB): what it has no
    room for is lost. */
-enum { WORKERS = 16, WINDOW = 128 << 10 };
+enum { WORKERS = 16, WINDOW = 256 << 10 };
 static const uint64_t MAGIC = UINT64_C(0x6d616c6c6f636401); /* "mallocd", 1 */
 static const uint64_t LARGEST_DISK = UINT64_C(1) << 40;
 
@@ -51,7 +52,7 @@ struct worker {
   struct worker *next;
   struct mallocd *heap;
   uint64_t entries[STEP];
-  struct mallocd_op ops[OPS];
+  struct mallocd_op ops[]; /* for the pieces of STEP chunks, and the table */
 };
 
 /* An entry of the table here: 0, a chunk, or a chunk that the table in the heap may not have yet. */
@@ -86,15 +87,29 @@ static int fail(const char *what, int error) {
 
 /* --- Workers ----------------------------------------------------------------------------------------- */
 
+/* Of how many operations a read or write of so many bytes is. */
+static size_t pieces_of(const struct mallocd *heap, size_t bytes) {
+  size_t largest = mallocd_largest(heap);
+  return bytes / largest + (bytes % largest > 0);
+}
+
 static struct worker *open_worker(void) {
-  struct worker *worker = calloc(1, sizeof *worker);
-  if (worker == NULL) return nbdkit_error("calloc: %m"), NULL;
   struct mallocd_options options = {.timeout = PATIENCE, .window = WINDOW};
-  int error = mallocd_open(&worker->heap, server, &options);
-  if (error == 0) return worker;
-  nbdkit_error("Cannot reach a mallocd at %s: %s", server, strerror(-error));
-  free(worker);
-  return NULL;
+  struct mallocd *heap;
+  int error = mallocd_open(&heap, server, &options);
+  if (error != 0) {
+    nbdkit_error("Cannot reach a mallocd at %s: %s", server, strerror(-error));
+    return NULL;
+  }
+  size_t ops = STEP * pieces_of(heap, CHUNK) + 1;
+  struct worker *worker = calloc(1, sizeof *worker + ops * sizeof *worker->ops);
+  if (worker == NULL) {
+    nbdkit_error("calloc: %m");
+    mallocd_close(heap);
+    return NULL;
+  }
+  worker->heap = heap;
+  return worker;
 }
 
 /* An idle worker, or a new one; if there are as many as may be, the next that is given back. */
@@ -145,6 +160,11 @@ static struct step next_step(uint64_t offset, uint32_t count) {
   step.length = count < most ? count : most;
   step.chunks = (step.offset + step.length + CHUNK - 1) / CHUNK;
   return step;
+}
+
+/* Without the mark of UNPUBLISHED. */
+static uint64_t chunk_at(uint64_t index) {
+  return table[index] & ~(uint64_t)UNPUBLISHED;
 }
 
 static bool is_published(uint64_t entry) {
@@ -214,38 +234,52 @@ static int make_chunks(struct worker *worker, const struct step *step) {
 /* The operation that makes the table in the heap what it is here, or 0, for the chunks of a step. */
 static struct mallocd_op table_op(struct worker *worker, const struct step *step, bool clear) {
   for (uint64_t i = 0; i < step->chunks; i++) {
-    uint64_t entry = table[step->first + i] & ~(uint64_t)UNPUBLISHED;
-    worker->entries[i] = clear ? 0 : htobe64(entry);
+    worker->entries[i] = clear ? 0 : htobe64(chunk_at(step->first + i));
   }
   uint64_t at = root + HEAD + step->first * FIELD;
   return mallocd_write_op(at, worker->entries, step->chunks * FIELD);
 }
 
 /*
+ * Where in the heap the bytes of a step from `at` on are, or 0 if they are zeros and nowhere. *length is how many
+ * of them lie there in a row: chunks that were allocated one after the other often are neighbours.
+ */
+static uint64_t find_run(const struct step *step, uint32_t at, uint32_t *length) {
+  uint64_t place = step->offset + at, inside = place % CHUNK;
+  uint64_t index = step->first + place / CHUNK, end = step->first + step->chunks;
+  uint64_t chunk = chunk_at(index), gap = chunk == 0 ? 0 : CHUNK, next = chunk;
+  *length = CHUNK - inside;
+  while (++index < end && chunk_at(index) == (next += gap)) *length += CHUNK;
+  if (*length > step->length - at) *length = step->length - at;
+  return chunk == 0 ? 0 : chunk + inside;
+}
+
+/*
  * Reads or writes the bytes of a step, which is acquired: those of `from` if there are, else into `into`. Where
- * there is no chunk, nothing is written, and zeros are read.
+ * there is no chunk, nothing is written, and zeros are read. Each run goes in as few datagrams as can be, of one
+ * size: they cost more than what is in them.
  */
 static int move(struct worker *worker, const struct step *step, bool alone, const uint8_t *from,
                 uint8_t *into) {
   size_t count = 0;
   if (alone) worker->ops[count++] = table_op(worker, step, false);
-  for (uint64_t at = 0; at < step->length;) {
-    uint64_t place = step->offset + at, inside = place % CHUNK;
-    uint64_t chunk = table[step->first + place / CHUNK] & ~(uint64_t)UNPUBLISHED;
-    size_t length = PIECE - inside % PIECE;
-    if (length > step->length - at) length = step->length - at;
-    if (chunk == 0) {
-      if (into != NULL) memset(into + at, 0, length);
-    } else if (from != NULL) {
-      worker->ops[count++] = mallocd_write_op(chunk + inside, from + at, length);
-    } else {
-      worker->ops[count++] = mallocd_read_op(chunk + inside, into + at, length);
+  for (uint32_t start = 0, length; start < step->length; start += length) {
+    uint64_t run_at = find_run(step, start, &length);
+    if (run_at == 0) {
+      if (into != NULL) memset(into + start, 0, length);
+      continue;
     }
-    at += length;
+    uint32_t pieces = pieces_of(worker->heap, length), piece = (length + pieces - 1) / pieces;
+    for (uint32_t at = start, end = start + length; at < end; at += piece) {
+      uint64_t pointer = run_at + at - start;
+      if (piece > end - at) piece = end - at;
+      worker->ops[count++] = from != NULL ? mallocd_write_op(pointer, from + at, piece)
+                                          : mallocd_read_op(pointer, into + at, piece);
+    }
   }
   int error = run(worker, count);
   if (error == 0 && alone) {
-    for (uint64_t i = 0; i < step->chunks; i++) table[step->first + i] &= ~(uint64_t)UNPUBLISHED;
+    for (uint64_t i = 0; i < step->chunks; i++) table[step->first + i] = chunk_at(step->first + i);
   }
   return error;
 }

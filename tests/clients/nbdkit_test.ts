@@ -182,6 +182,19 @@ test("gives back what was copied in, also when it was attached again", async () 
   assert(equals(await disk.read(), data.toReversed()), "after it was killed");
 });
 
+const [address] = (await run("hostname", ["-I"]).catch(() => ({ stdout: "" }))).stdout.split(" ")
+  .filter((word) => /^\d+(\.\d+){3}$/.test(word));
+
+test("keeps to datagrams that a network carries, off loopback", async () => {
+  await using daemon = await Mallocd.start([
+    ...["--memory", "64MiB", "--host", address!, "--allow", `${address}/32`],
+  ]);
+  const data = new Random(5).bytes(9 * MIB + 512); // more than one step
+  await using disk = await Disk.start(daemon, `size=${data.length}`);
+  await disk.write(data);
+  assert(equals(await disk.read(), data));
+}, address === undefined ? " (no address beside loopback)" : "");
+
 test("refuses a second writer, and roots that are none", async () => {
   await using daemon = await Mallocd.start(["--memory", "16MiB"]);
   await using first = await Disk.start(daemon, "size=1M");
