@@ -121,6 +121,7 @@ const TABLE = {
   loggedBytes: counter("bytes of these", "bytes"),
   held: gauge("requests and replies that wait for the cluster", "bytes"),
   copies: gauge("nodes of the cluster that have what was logged last"),
+  log: gauge("what the cluster holds of these since the last snapshot", "bytes"),
 
   quota: gauge("what one address may hold, 0 for no limit", "bytes"),
   quotaHolders: gauge("addresses that hold anything, where there is a quota"),

@@ -10,7 +10,8 @@ export const cluster = define({
   details:
     "Each range's daemon is asked. The fence is higher for each daemon that has had the range; the epoch " +
     "stays the same as long as its contents do. Copies are the nodes that have what was logged last; waiting " +
-    "are bytes of requests and replies that are not logged yet. Exit code 1 if a range has no daemon that answers.",
+    "are bytes of requests and replies that are not logged yet; log are those that were logged since the last " +
+    "snapshot, which only a standby makes. Exit code 1 if a range has no daemon that answers.",
   example: "mallocd-client cluster",
   prepare: () => show,
 });
@@ -24,7 +25,7 @@ async function show(context: Context): Promise<boolean> {
   const figures = await Promise.all(
     ranges.map((found) => found && figuresOf(found.server, context.timeout)),
   );
-  const rows = [["range", "base", "owner", "fence", "epoch", "size", "copies", "waiting"]];
+  const rows = [["range", "base", "owner", "fence", "epoch", "size", "copies", "waiting", "log"]];
   for (const [range, found] of ranges.entries()) {
     if (found === undefined) {
       rows.push([`${range}`, "", "none that answers"]);
@@ -40,6 +41,7 @@ async function show(context: Context): Promise<boolean> {
       formatSize(Number(hello.size)),
       `${figures[range]?.copies ?? "?"}`,
       `${figures[range]?.held ?? "?"}`,
+      `${figures[range]?.log ?? "?"}`,
     ]);
   }
   const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0)));
@@ -66,12 +68,14 @@ async function show(context: Context): Promise<boolean> {
 async function figuresOf(
   server: string,
   timeout: number,
-): Promise<{ copies: number; held: number } | undefined> {
+): Promise<{ copies: number; held: number; log: number } | undefined> {
   try {
     await using remote = await Remote.connect({ server, timeout });
     const stats = await remote.stats();
-    const [copies, held] = ["copies", "held"].map((name) => Number(stats.get(name)?.value));
-    return { copies: copies!, held: held! };
+    const [copies, held, log] = ["copies", "held", "log"].map((name) =>
+      Number(stats.get(name)?.value)
+    );
+    return { copies: copies!, held: held!, log: log! };
   } catch {
     return undefined;
   }

@@ -22,6 +22,8 @@ const LOOK_MS = 50;
 const OWNERS_MS = 1000;
 /** After so long without an answer from the cluster the operator is told. */
 const STALL_MS = 1000;
+/** A log of so many times what a standby leaves of it is one that nobody cuts off. */
+const LOG_FACTOR = 4;
 /** How long the cluster may take to answer for the first time. */
 const PATIENCE_MS = 5000;
 
@@ -245,6 +247,7 @@ class ClusterEngine implements Engine {
     membership.fence = range.fence;
     const renewing = this.#repeat(this.#lease.ms / 3, () => this.#renew());
     await follower.finish();
+    range.logBytes = follower.logged;
     const { clock, counters } = this.#options.state.service;
     const owner = new Owner({ socket: this.#socket, range, lease: this.#lease, follower, clock });
     owner.failed.catch((error) => this.#fail(error));
@@ -254,11 +257,13 @@ class ClusterEngine implements Engine {
     this.#repeat(TICK_MS, () => {
       Atomics.store(clock, 0, start + time.seconds(performance.now()));
       counters[Counter.held] = owner.heldBytes;
+      counters[Counter.log] = range.logBytes;
       return Promise.resolve();
     });
     await this.#owners.tell(range.number, this.address);
     this.#repeat(OWNERS_MS, () => this.#look());
     this.#watch(owner);
+    this.#watchLog(range);
     this.#serving = Promise.all([owner.serve(), renewing]);
   }
 
@@ -305,6 +310,22 @@ class ClusterEngine implements Engine {
         stalled = true;
         const reason = this.#range!.reason || "too few nodes have what is appended";
         this.#member.say({ msg: "stalled", reason });
+      }
+      return Promise.resolve();
+    });
+  }
+
+  /** Tells the operator when nobody cuts the log off, and again whenever it is twice as long as then. */
+  #watchLog(range: Range): void {
+    let told = 0;
+    this.#repeat(OWNERS_MS, () => {
+      const { logBytes, number } = range;
+      const most = LOG_FACTOR * Math.max(this.#member.trim, range.snapshotBytes);
+      if (logBytes <= most) told = 0;
+      else if (logBytes > 2 * told) {
+        told = logBytes;
+        const reason = `the log of range ${number} has ${logBytes} bytes: no standby cuts it off`;
+        this.#member.say({ msg: "warning", level: "warn", reason });
       }
       return Promise.resolve();
     });

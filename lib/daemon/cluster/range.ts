@@ -23,6 +23,7 @@ import {
   type Reply,
   textOf,
 } from "./resp.ts";
+import { MOST_IN_CHUNK } from "./snapshot.ts";
 import { VERSION } from "../../cli/version.ts";
 
 /**
@@ -90,6 +91,10 @@ export class Range {
   readonly #kept: Entry[] = [];
   #keptBytes = 0;
   fence = 0;
+  /** Bytes of the log since the last snapshot that its owner has heard of, and those of that snapshot. */
+  logBytes = 0;
+  snapshotBytes = 0;
+  #snapshot = 0;
   /** How many nodes have what was appended last. */
   copies = 0;
   /** Tells our claim from those of others. */
@@ -175,13 +180,16 @@ export class Range {
   async renew(lease: Lease): Promise<void> {
     const asked = lease.now();
     const until = asked.steady + lease.ms;
-    const [, copies] = await this.#fenced(() =>
+    const [, copies, position, chunks] = await this.#fenced(() =>
       this.#other.ask([
         this.#call(RENEW, ["head", "lease"], [this.fence, lease.ms]),
         ["WAIT", this.#options.copies - 1, WAIT_MS],
+        ["HGET", this.#key("head"), "snapshot"],
+        ["HGET", this.#key("head"), "chunks"],
       ], { timeout: WAIT_MS + PATIENCE_MS, until })
     );
     if (Number(copies) >= this.#options.copies - 1) lease.renew(asked);
+    this.#noteSnapshot(Number(textOf(position)), Number(textOf(chunks)));
   }
 
   /** Gives the lease up, so that a successor need not wait for its end. */
@@ -208,6 +216,17 @@ export class Range {
       if (this.copies >= this.#options.copies) break;
     }
     this.#keep({ number, batch });
+    this.logBytes += batch.length;
+  }
+
+  /** A standby has cut the log off; of what is left we know the length, unless it is more than we keep. */
+  #noteSnapshot(position: number, chunks: number): void {
+    if (position === this.#snapshot) return;
+    this.#snapshot = position;
+    this.snapshotBytes = chunks * MOST_IN_CHUNK;
+    const left = this.#kept.filter(({ number }) => number > position);
+    if (left.length === this.#kept.length) return;
+    this.logBytes = left.reduce((sum, { batch }) => sum + batch.length, 0);
   }
 
   /** Puts back what we know of the log, up to `position`, and it has lost; false if that cannot be done. */

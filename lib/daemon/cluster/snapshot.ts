@@ -13,6 +13,7 @@ const PAGE = 4096;
 const RECORD = 4 + PAGE;
 /** About as much as the cluster takes in one go without others noticing. */
 const PAGES_IN_CHUNK = 128;
+export const MOST_IN_CHUNK = PAGES_IN_CHUNK * RECORD;
 
 /** What a daemon is made of. */
 export interface Parts {
@@ -22,7 +23,7 @@ export interface Parts {
 
 /** Makes the chunks one by one; a chunk may be used until the next one is asked for. */
 export function* takeSnapshot({ state, memory }: Parts): Generator<Uint8Array> {
-  const chunk = new Uint8Array(PAGES_IN_CHUNK * RECORD);
+  const chunk = new Uint8Array(MOST_IN_CHUNK);
   const view = new DataView(chunk.buffer);
   const known = bytesOf(state);
   const heap = new Uint8Array(memory.buffer);
