@@ -446,16 +446,22 @@ test("daemons that would replay to something else are refused", async () => {
     [],
     /^mallocd: range 0 belongs to 127\.0\.0\.1:\d+, which renews its lease\nTry: --standby/,
   );
-  await refused(
-    ["--memory", "32MiB", "--standby"],
-    /range 0 was made with --memory 16777216, not 33554432/,
-  );
-  await refused(["--strict", "--standby"], /range 0 was made with --strict false, not true/);
-  await refused(
-    ["--quota", "1MiB", "--standby"],
-    /range 0 was made with --quota left out, not 1048576/,
-  );
+  const others: [string[], RegExp][] = [
+    [["--memory", "32MiB"], /with --memory 16MiB, and .* --memory 32MiB\nTry: --memory 16MiB, or/],
+    [["--strict"], /range 0 was made with no --strict, and this is a daemon with --strict/],
+    [
+      ["--replay-cache", "9"],
+      /range 0 was made with --replay-cache 65536, and .* --replay-cache 9/,
+    ],
+    [
+      ["--quota", "1MiB"],
+      /range 0 was made with no --quota, and this is a daemon with --quota 1MiB/,
+    ],
+  ];
+  for (const [flags, problem] of others) await refused([...flags, "--standby"], problem);
   await refused(["--range", "5", "--standby"], /there is no range 5 to stand by for/);
+  await owner.stop();
+  for (const [flags, problem] of others) await refused(flags, problem); // as successors
   const { primary } = await redis.shardOf(0);
   await redis.call(primary, "HSET", "mallocd:{0}:head", "version", "0.0.1");
   await refused(
@@ -467,7 +473,6 @@ test("daemons that would replay to something else are refused", async () => {
     ["--standby"],
     /range 0 has a log of format 77, made by mallocd 0\.0\.1; this is mallocd/,
   );
-  await owner.stop();
   await refused([], /range 0 has a log of format 77/);
 });
 

@@ -24,6 +24,7 @@ import {
   textOf,
 } from "./resp.ts";
 import { MOST_IN_CHUNK } from "./snapshot.ts";
+import { formatSize } from "../../cli/sizes.ts";
 import { VERSION } from "../../cli/version.ts";
 
 /**
@@ -439,13 +440,24 @@ export function checkHead(number: number, head: Head, terms: Terms): void {
         "all daemons of a range must be of the same version",
     );
   }
-  for (const name of ["memory", "strict", "replayCache", "quota"] as const) {
-    if (head[name] === terms[name]) continue;
-    const flag = name === "replayCache" ? "replay-cache" : name;
+  const [theirs, ours] = [flagsOf(head), flagsOf(terms)];
+  for (const [i, flag] of theirs.entries()) {
+    if (flag === ours[i]) continue;
     throw new ClusterError(
-      `${range} was made with --${flag} ${head[name] ?? "left out"}, not ${terms[name] ?? "none"}`,
+      `${range} was made with ${flag}, and this is a daemon with ${ours[i]}`,
+      `${flag}, or another --range`,
     );
   }
+}
+
+/** The terms as they are said on a command line. */
+function flagsOf({ memory, strict, replayCache, quota }: Terms): string[] {
+  return [
+    `--memory ${formatSize(memory)}`,
+    strict ? "--strict" : "no --strict",
+    `--replay-cache ${replayCache}`,
+    quota === undefined ? "no --quota" : `--quota ${formatSize(quota)}`,
+  ];
 }
 
 function newHead({ memory, strict, replayCache, quota }: Terms): Argument[] {
