@@ -120,7 +120,7 @@ const TABLE = {
   logged: counter("batches of changes that the cluster has got"),
   loggedBytes: counter("bytes of these", "bytes"),
   held: gauge("requests and replies that wait for the cluster", "bytes"),
-  copies: gauge("nodes of the cluster that have what was logged last"),
+  copies: gauge("nodes of the cluster that have what was logged last, or the lease"),
   log: gauge("what the cluster holds of these since the last snapshot", "bytes"),
 
   quota: gauge("what one address may hold, 0 for no limit", "bytes"),

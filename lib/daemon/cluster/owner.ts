@@ -31,7 +31,7 @@ interface Held {
 
 export interface Ownership {
   readonly socket: Pick<Deno.DatagramConn, "receive" | "send">;
-  readonly range: Pick<Range, "append" | "copies">;
+  readonly range: Pick<Range, "append">;
   readonly lease: Pick<Lease, "holds">;
   readonly follower: Pick<Follower, "service" | "heap" | "io" | "position">;
   readonly clock: Int32Array;
@@ -194,7 +194,6 @@ export class Owner {
         this.#heldBytes -= batch.length;
         this.#counters[Counter.logged]!++;
         this.#counters[Counter.loggedBytes]! += batch.length;
-        this.#counters[Counter.copies] = this.#range.copies;
         this.#sendAll(this.#heldUnderWay);
         this.#heldUnderWay = [];
       }

@@ -96,7 +96,7 @@ export class Range {
   logBytes = 0;
   snapshotBytes = 0;
   #snapshot = 0;
-  /** How many nodes have what was appended last. */
+  /** How many nodes have what was written last, be it a batch or the lease. */
   copies = 0;
   /** Tells our claim from those of others. */
   readonly #claim = crypto.randomUUID();
@@ -189,7 +189,8 @@ export class Range {
         ["HGET", this.#key("head"), "chunks"],
       ], { timeout: WAIT_MS + PATIENCE_MS, until })
     );
-    if (Number(copies) >= this.#options.copies - 1) lease.renew(asked);
+    this.copies = 1 + Number(copies);
+    if (this.copies >= this.#options.copies) lease.renew(asked);
     this.#noteSnapshot(Number(textOf(position)), Number(textOf(chunks)));
   }
 
@@ -213,8 +214,8 @@ export class Range {
       const replies = await this.#fenced(() =>
         this.#log.ask(commands, { timeout: WAIT_MS + PATIENCE_MS, recover })
       );
-      this.copies = 1 + Number(replies[1] ?? 0);
-      if (this.copies >= this.#options.copies) break;
+      if (replies.length > 1) this.copies = 1 + Number(replies[1]);
+      if (this.#options.copies === 1 || this.copies >= this.#options.copies) break;
     }
     this.#keep({ number, batch });
     this.logBytes += batch.length;

@@ -47,7 +47,7 @@ class World {
           return Promise.resolve(datagram.length);
         },
       },
-      range: { append, copies: 2 },
+      range: { append },
       lease: this.lease,
       follower: { service, heap, io, position: 0 },
       clock: state.service.clock,
