@@ -2,8 +2,19 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fields, head, Random, word } from "../testing.ts";
-import { failed, FIRST, MALLOCD, Mallocd, misused, type Outcome, ROOT, run } from "./programs.ts";
+import {
+  done,
+  failed,
+  FIRST,
+  MALLOCD,
+  Mallocd,
+  misused,
+  type Outcome,
+  ROOT,
+  run,
+} from "./programs.ts";
 import { Remote, RemoteError } from "../../lib/client/remote.ts";
+import { get, i32, load, procedure } from "../wasm.ts";
 
 const MISSING = await run("openssl", ["version"]).then(() => "", () => " (skipped: no openssl)");
 
@@ -127,6 +138,30 @@ quicTest("mallocd --engine quic serves mallocd-client --server quic://", async (
   assertEquals([code, totals["requests.malloc"], totals["requests.free"]], [0, "1", "2"]);
   assertEquals([totals["receiveErrors"], totals["sendErrors"]], [undefined, undefined]);
 });
+
+quicTest(
+  "who is connected has proven itself: it installs, calls and uninstalls procedures",
+  async () => {
+    await using daemon = await Mallocd.start([...options(), "--procedures"]);
+    const file = await Deno.makeTempFile({ suffix: ".wasm" });
+    try {
+      await Deno.writeFile(file, procedure([...get(0), ...load(4), ...i32(24), 0x76])); // its last byte
+      const { code, stdout, stderr } = await client(daemon, `install ${file}`);
+      assertEquals([code, stderr], [0, ""]);
+      const handle = stdout.trim();
+      assertEquals(await client(daemon, `call ${handle} 7`), done("7\n"));
+      await using remote = await connect(daemon);
+      assertEquals(await remote.call(BigInt(handle), [5n]), 5n);
+      await Deno.truncate(file, 9);
+      const { stderr: refused } = await client(daemon, `install ${file}`);
+      assertMatch(refused, /: it is cut short, at byte 9 of the module\n$/);
+      assertEquals(await client(daemon, `uninstall ${handle}`), done());
+      await assertRejects(() => remote.call(BigInt(handle), [5n]), RemoteError);
+    } finally {
+      await Deno.remove(file);
+    }
+  },
+);
 
 quicTest(
   "mallocd-client says what is wrong with a quic:// server, or with how it was asked",

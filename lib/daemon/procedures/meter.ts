@@ -69,6 +69,10 @@ const Section = {
   tag: 13,
 } as const;
 
+/** Magic and version. */
+const HEAD = [...new TextEncoder().encode("\0asm"), 1, 0, 0, 0];
+const VERSION_AT = 4;
+
 const Kind = { function: 0, table: 1, memory: 2, global: 3 } as const;
 
 const [I32, I64, F32, F64] = [0x7f, 0x7e, 0x7d, 0x7c] as const;
@@ -234,24 +238,16 @@ class Meter {
   constructor(module: Uint8Array, map: DirtyMap, stackTop: number) {
     this.#map = map;
     this.#stackTop = stackTop;
-    const cursor = new Cursor(module);
-    cursor.skip(8); // magic and version
     let sawImports = false;
-    while (!cursor.isAtEnd) {
-      const at = cursor.at;
-      const id = cursor.byte();
-      const length = cursor.u32();
-      if (length > cursor.end - cursor.at) throw new ModuleRefused("it is cut short", at);
+    for (const { id, at, start, end } of sectionsOf(module)) {
       if (id !== Section.custom && id > Section.import && !sawImports) {
         sawImports = true;
         this.#imports(undefined);
       }
       sawImports ||= id === Section.import;
-      const end = cursor.at + length;
       const within = new Cursor(module.subarray(0, end));
-      within.at = cursor.at;
+      within.at = start;
       this.#section(id, within, at);
-      cursor.at = end;
     }
   }
 
@@ -292,8 +288,7 @@ class Meter {
   }
 
   result(): Metered {
-    if (!this.#sections.has(Section.code)) refuse("it has no code", 8);
-    const code = new Sink().put(0, ...new TextEncoder().encode("asm"), 1, 0, 0, 0);
+    const code = new Sink().put(...HEAD);
     const { type, function: functions, table, global, export: exports } = Section;
     const order = [type, Section.import, functions, table, global, exports, Section.element];
     for (const id of [...order, Section.dataCount, Section.code, Section.data]) {
@@ -769,6 +764,41 @@ const TRAP_BELOW_ZERO = [
 /** Of an access to the second memory: its alignment, as a logarithm, and its number. */
 function ofMap(alignment: number): number[] {
   return [alignment | 0x40, 1];
+}
+
+/** A section begins at `at`; its content is from `start` to before `end`. */
+interface Extent {
+  id: number;
+  at: number;
+  start: number;
+  end: number;
+}
+
+/** The sections of what may be any bytes. Throws ModuleRefused if they are no module, cut short, or without code. */
+function* sectionsOf(module: Uint8Array): Generator<Extent> {
+  if (module.length === 0) refuse("it is empty", 0);
+  const wrong = module.subarray(0, HEAD.length).findIndex((byte, i) => byte !== HEAD[i]);
+  if (wrong >= 0 && wrong < VERSION_AT) refuse("it is no WebAssembly module", 0);
+  if (wrong >= 0) refuse("it is of another version of WebAssembly", VERSION_AT);
+  const cursor = new Cursor(module);
+  cursor.skip(HEAD.length);
+  let hasCode = false;
+  while (!cursor.isAtEnd) {
+    const at = cursor.at;
+    const id = cursor.byte();
+    const length = cursor.u32();
+    if (length > cursor.end - cursor.at) refuse("it is cut short", at);
+    const start = cursor.at;
+    cursor.skip(length);
+    hasCode ||= id === Section.code;
+    yield { id, at, start, end: cursor.at };
+  }
+  if (!hasCode) refuse("it has no code", cursor.at);
+}
+
+/** Throws ModuleRefused if the bytes are no module of whole sections with code, for which V8 has words of its own. */
+export function checkSections(module: Uint8Array): void {
+  for (const _ of sectionsOf(module));
 }
 
 function refuse(reason: string, at: number): never {

@@ -15,7 +15,7 @@
  */
 
 import { type Heap, type Inside, NULL, type Span } from "../../heap/heap.ts";
-import { MAP_IMPORT, meter, type Metered } from "./meter.ts";
+import { checkSections, MAP_IMPORT, meter, type Metered } from "./meter.ts";
 import type { Quota } from "../quota.ts";
 import { Refusal } from "../refusal.ts";
 
@@ -184,6 +184,7 @@ export class Procedures {
     const data: Span = { pointer: NULL, length: 0 };
     let instance: WebAssembly.Instance;
     try {
+      checkSections(module);
       if (!WebAssembly.validate(module)) new WebAssembly.Module(module); // throws, and says why
       const metered = meter(module, this.#inside, STACK_TOP);
       const compiled = new WebAssembly.Module(metered.code);
