@@ -13,17 +13,16 @@ import { Membership } from "./membership.ts";
 import type { MemberOptions } from "./options.ts";
 import { Owner } from "./owner.ts";
 import { ClusterError, knock } from "./primary.ts";
-import { checkHead, FencedError, type Head, Owners, Range } from "./range.ts";
+import { checkHead, type Head } from "./head.ts";
+import { Owners } from "./owners.ts";
+import { FencedError, Range } from "./range.ts";
 import { formatNode, type Node } from "./resp.ts";
+import { Watch, WATCH_MS } from "./watch.ts";
 
 /** How often a standby looks for news, when there are none. */
 const LOOK_MS = 50;
 /** How often an owner looks who has the other ranges. */
 const OWNERS_MS = 1000;
-/** After so long without an answer from the cluster the operator is told. */
-const STALL_MS = 1000;
-/** A log of so many times what a standby leaves of it is one that nobody cuts off. */
-const LOG_FACTOR = 4;
 /** How long the cluster may take to answer for the first time. */
 const PATIENCE_MS = 5000;
 /** How long replicas may take to be there: those of a new cluster begin after 5 s, unless Redis is told otherwise. */
@@ -270,8 +269,12 @@ class ClusterEngine implements Engine {
     });
     await this.#owners.tell(range.number, this.address);
     this.#repeat(OWNERS_MS, () => this.#look());
-    this.#watch(owner);
-    this.#watchLog(range);
+    const { trim, say } = this.#member;
+    const watch = new Watch({ owner, range, lease: this.#lease, trim, say });
+    this.#repeat(WATCH_MS, () => {
+      watch.look();
+      return Promise.resolve();
+    });
     this.#serving = Promise.all([owner.serve(), renewing]);
   }
 
@@ -300,43 +303,6 @@ class ClusterEngine implements Engine {
     const told = owners.get(number);
     if (told !== undefined && formatNode(told) === formatNode(this.address)) return;
     if (this.#lease.holds) await this.#owners.tell(number, this.address).catch(() => {});
-  }
-
-  /** Tells the operator when the cluster does not take what is appended, and when it does again. */
-  #watch(owner: Owner): void {
-    let [number, since, stalled] = [0, 0, false];
-    this.#repeat(STALL_MS / 4, () => {
-      const now = performance.now();
-      // Without a lease all that asks for something waits, be there anything to append or not.
-      const awaited = owner.underWay || (this.#lease.holds ? 0 : -1);
-      if (awaited === 0 || awaited !== number) {
-        if (stalled) {
-          this.#member.say({ msg: "resumed", after: `${((now - since) / 1000).toFixed(1)}s` });
-        }
-        [number, since, stalled] = [awaited, now, false];
-      } else if (!stalled && now - since > STALL_MS) {
-        stalled = true;
-        const reason = this.#range!.reason || "too few nodes have what is appended";
-        this.#member.say({ msg: "stalled", reason });
-      }
-      return Promise.resolve();
-    });
-  }
-
-  /** Tells the operator when nobody cuts the log off, and again whenever it is twice as long as then. */
-  #watchLog(range: Range): void {
-    let told = 0;
-    this.#repeat(OWNERS_MS, () => {
-      const { logBytes, number } = range;
-      const most = LOG_FACTOR * Math.max(this.#member.trim, range.snapshotBytes);
-      if (logBytes <= most) told = 0;
-      else if (logBytes > 2 * told) {
-        told = logBytes;
-        const reason = `the log of range ${number} has ${logBytes} bytes: no standby cuts it off`;
-        this.#member.say({ msg: "warning", level: "warn", reason });
-      }
-      return Promise.resolve();
-    });
   }
 
   /** Does something again and again until this engine ends. */

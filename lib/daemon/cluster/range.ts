@@ -6,10 +6,10 @@
  *     mallocd:{7}:lease               the owner's fence; it expires unless it is renewed
  *     mallocd:{7}:log                 a stream: batches, by number
  *     mallocd:{7}:snapshot:1234       a hash: the daemon as it was after batch 1234, in chunks
- *     mallocd:owners                  a hash: the owner of each range
  */
 
 import { APPEND, CHANGED, CLAIM, FENCED, RELEASE, RENEW, TRIM } from "./functions.ts";
+import { type Head, newHead, parseHead, type Terms } from "./head.ts";
 import type { Lease } from "./lease.ts";
 import { ClusterError, PATIENCE_MS, Primary } from "./primary.ts";
 import {
@@ -17,21 +17,13 @@ import {
   type Argument,
   type Connection,
   formatNode,
+  mapOf,
   type Node,
-  parseNode,
   RedisError,
   type Reply,
   textOf,
 } from "./resp.ts";
 import { MOST_IN_CHUNK } from "./snapshot.ts";
-import { formatSize } from "../../cli/sizes.ts";
-import { VERSION } from "../../cli/version.ts";
-
-/**
- * Which replay it takes: to be counted up with every change that makes another daemon of the same log. A
- * test holds the digest of one.
- */
-export const LOG_FORMAT = 1;
 
 /** How long the primary waits for its replicas before it says how many have got it. */
 const WAIT_MS = 500;
@@ -56,27 +48,6 @@ export interface ClusterOptions {
 
 /** The range has another owner now, or none. */
 export class FencedError extends Error {}
-
-/** What replay depends on: a range is made with them, and keeps them. */
-export interface Terms {
-  readonly memory: number;
-  readonly strict: boolean;
-  readonly replayCache: number;
-  readonly quota?: number | undefined;
-}
-
-export interface Head extends Terms {
-  readonly version: string;
-  readonly format: number;
-  /** The boot epoch, and the secrets of the cache's hash and of the quota's, as hex. */
-  readonly epoch: string;
-  readonly secrets: string;
-  readonly owner: string;
-  readonly fence: number;
-  /** The number of the last batch that the snapshot holds, and its chunks; 0 if there is none. */
-  readonly snapshot: number;
-  readonly chunks: number;
-}
 
 export interface Entry {
   readonly number: number;
@@ -132,23 +103,7 @@ export class Range {
   /** What is known about the range; undefined if there is no such range. Gives up at that time. */
   async head(until = Infinity): Promise<Head | undefined> {
     const [reply] = await this.#other.ask([["HGETALL", this.#key("head")]], { until });
-    const fields = mapOf(reply);
-    if (!fields.has("epoch")) return undefined;
-    const number = (name: string) => Number(fields.get(name) ?? 0);
-    return {
-      version: fields.get("version") ?? "?",
-      format: number("format"),
-      memory: number("memory"),
-      strict: number("strict") === 1,
-      replayCache: number("cache"),
-      quota: fields.has("quota") ? number("quota") : undefined,
-      epoch: fields.get("epoch")!,
-      secrets: fields.get("secrets") ?? "",
-      owner: fields.get("owner") ?? "",
-      fence: number("fence"),
-      snapshot: number("snapshot"),
-      chunks: number("chunks"),
-    };
+    return parseHead(mapOf(reply));
   }
 
   /**
@@ -383,98 +338,4 @@ export class Range {
   #key(name: string): string {
     return `mallocd:{${this.number}}:${name}`;
   }
-}
-
-/** Who owns which range, as far as their owners have told. */
-export class Owners {
-  readonly #primary: Primary;
-  #version: string | undefined;
-
-  constructor({ nodes, access }: ClusterOptions) {
-    this.#primary = new Primary(nodes, access, OWNERS);
-  }
-
-  async tell(range: number, owner: Node): Promise<void> {
-    await this.#primary.ask([
-      ["HSET", OWNERS, range, formatNode(owner)],
-      ["HINCRBY", OWNERS, OWNERS_VERSION, 1],
-    ]);
-  }
-
-  /** All that is known, or undefined if it is what it was at the last call. Gives up at that time. */
-  async changes(until = Infinity): Promise<ReadonlyMap<number, Node> | undefined> {
-    const [version] = await this.#primary.ask([["HGET", OWNERS, OWNERS_VERSION]], { until });
-    if (this.#version !== undefined && textOf(version) === this.#version) return undefined;
-    const [reply] = await this.#primary.ask([["HGETALL", OWNERS]]);
-    const fields = mapOf(reply);
-    this.#version = fields.get(OWNERS_VERSION) ?? "";
-    fields.delete(OWNERS_VERSION);
-    const owners = new Map<number, Node>();
-    for (const [range, address] of fields) {
-      const node = parseNode(address);
-      if (node !== undefined) owners.set(Number(range), node);
-    }
-    return owners;
-  }
-
-  close(): void {
-    this.#primary.close();
-  }
-}
-
-const OWNERS = "mallocd:owners";
-/** Counts the changes of the table, of which it is a field. */
-const OWNERS_VERSION = "version";
-
-/** Throws ClusterError unless a daemon of these terms can have the range that there is. */
-export function checkHead(number: number, head: Head, terms: Terms): void {
-  const range = `range ${number}`;
-  if (head.format !== LOG_FORMAT) {
-    throw new ClusterError(
-      `${range} has a log of format ${head.format}, made by mallocd ${head.version}; ` +
-        `this is mallocd ${VERSION}, which replays format ${LOG_FORMAT}`,
-    );
-  }
-  if (head.version !== VERSION) {
-    throw new ClusterError(
-      `${range} was made by mallocd ${head.version}, and this is ${VERSION}: ` +
-        "all daemons of a range must be of the same version",
-    );
-  }
-  const [theirs, ours] = [flagsOf(head), flagsOf(terms)];
-  for (const [i, flag] of theirs.entries()) {
-    if (flag === ours[i]) continue;
-    throw new ClusterError(
-      `${range} was made with ${flag}, and this is a daemon with ${ours[i]}`,
-      `${flag}, or another --range`,
-    );
-  }
-}
-
-/** The terms as they are said on a command line. */
-function flagsOf({ memory, strict, replayCache, quota }: Terms): string[] {
-  return [
-    `--memory ${formatSize(memory)}`,
-    strict ? "--strict" : "no --strict",
-    `--replay-cache ${replayCache}`,
-    quota === undefined ? "no --quota" : `--quota ${formatSize(quota)}`,
-  ];
-}
-
-function newHead({ memory, strict, replayCache, quota }: Terms): Argument[] {
-  const random = crypto.getRandomValues(new Uint8Array(8 + 16));
-  random[7]! |= 1; // an epoch is never 0
-  const hex = random.toHex();
-  return [
-    ...["format", LOG_FORMAT, "version", VERSION, "memory", memory, "strict", strict ? 1 : 0],
-    ...["cache", replayCache, "epoch", hex.slice(0, 16), "secrets", hex.slice(16)],
-    ...(quota === undefined ? [] : ["quota", quota]),
-  ];
-}
-
-function mapOf(reply: Reply | undefined): Map<string, string> {
-  const map = new Map<string, string>();
-  const list = reply as Reply[];
-  for (let i = 0; i + 1 < list.length; i += 2) map.set(textOf(list[i]), textOf(list[i + 1]));
-  return map;
 }

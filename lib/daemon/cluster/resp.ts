@@ -279,3 +279,11 @@ export function textOf(reply: Reply | undefined): string {
   if (reply instanceof Uint8Array) return decoder.decode(reply);
   return String(reply ?? "");
 }
+
+/** A hash: its fields and their values, which are text. */
+export function mapOf(reply: Reply | undefined): Map<string, string> {
+  const map = new Map<string, string>();
+  const list = reply as Reply[];
+  for (let i = 0; i + 1 < list.length; i += 2) map.set(textOf(list[i]), textOf(list[i + 1]));
+  return map;
+}

@@ -7,7 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { equals } from "@std/bytes";
 import { HEAP_BASE, MIN_HEAP, newHeapMemory } from "../../../lib/heap/heap.ts";
 import { Effect } from "../../../lib/daemon/service.ts";
-import { LOG_FORMAT } from "../../../lib/daemon/cluster/range.ts";
+import { LOG_FORMAT } from "../../../lib/daemon/cluster/head.ts";
 import { MAX_DATAGRAM } from "../../../lib/protocol/wire.ts";
 import { newState, type State } from "../../../lib/daemon/state.ts";
 import { Box, type BoxOptions, fields, Random, word } from "../../testing.ts";
