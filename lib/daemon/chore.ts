@@ -102,3 +102,11 @@ export function failureOf(figures: Int32Array, number: number): number {
   const isOver = figures[Figure.ended]! >= number && figures[Figure.done]! < number;
   return isOver ? figures[Figure.errno]! : 0;
 }
+
+/**
+ * How many seconds what is left takes if it goes on as it did: it was `before` when this began, `ms` ago,
+ * and is `now`. At least 1; undefined if there is no less of it than before.
+ */
+export function secondsLeft(before: number, now: number, ms: number): number | undefined {
+  return now < before ? Math.max(1, Math.ceil(now / (before - now) * ms / 1000)) : undefined;
+}

@@ -25,6 +25,10 @@
  * whole cache. Sources that have not proven their address share a few accounts, so that forged ones
  * cannot make n large. The accounts that hold k entries are a list, for each k, so that the longest is
  * found at once. All of it is made once; looking up and remembering make no garbage.
+ *
+ * There is one entry more than replies are remembered, so that one is always free. A reply is written to
+ * an entry that was free before its request came, and then linked: what was in it is nobody's, and only the
+ * links need be undone if the process is killed meanwhile.
  */
 
 import type { Counters } from "./counters.ts";
@@ -91,8 +95,8 @@ export function cacheShape(entries: number) {
     /** Of the hashes: of sources and tags, and of requests. */
     secrets: int32(2),
     figures: int32(Object.keys(Figure).length),
-    words: int32(entries * ENTRY_WORDS),
-    links: int32(entries * LINK_WORDS),
+    words: int32((entries + 1) * ENTRY_WORDS),
+    links: int32((entries + 1) * LINK_WORDS),
     /** The newest entry of each chain. */
     chains: int32(2 ** Math.ceil(Math.log2(entries))),
     /** Of each account: how many entries it holds, its oldest and its newest. */
@@ -213,10 +217,11 @@ export class DuplicateRequestCache {
    * `source` for a request with this digest: the one of which `recall` has just said that it is UNSEEN.
    */
   remember(source: number, proven: boolean, digest: number, replyAt: number): void {
-    this.#sweep();
     const account = this.#account(this.#sourceHash, proven);
-    const entry = this.#take(account);
-    if (this.#undo !== undefined) this.#noteEntry(this.#undo, entry);
+    const entry = this.#takeFree(); // before another is freed, which has to stay as it is
+    this.#sweep();
+    if (this.#figures[Figure.held] === this.#entries) this.#makeRoom(account);
+    else this.#hold(account, 1);
     const at = entry * ENTRY_WORDS;
     for (let i = 0; i < SOURCE_WORDS; i++) {
       this.#words[at + i] = this.#io.getInt32(source + 4 * i);
@@ -230,11 +235,12 @@ export class DuplicateRequestCache {
     }
     this.#words[at + DIGEST] = digest;
     this.#words[at + SECOND] = this.#clock[0]! + 1;
-    this.#words[at + NEWER] = 0;
     const links = entry * LINK_WORDS;
     const chain = this.#chain(this.#hashed);
     this.#links[links + HASH] = this.#hashed;
     this.#links[links + OLDER] = this.#chains[chain]!;
+    this.#undo?.skip(this.#words, at, ENTRY_WORDS);
+    this.#undo?.skip(this.#links, links, LINK_WORDS);
     this.#set(this.#chains, chain, entry + 1);
     const newest = this.#newest[account]!;
     if (newest === 0) this.#set(this.#oldest, account, entry + 1);
@@ -245,8 +251,9 @@ export class DuplicateRequestCache {
   /** What does not agree with the rest, if anything does not. It looks at all of it, and makes garbage. */
   findFault(): string | undefined {
     const [UNLISTED, FREE, HELD, CHAINED] = [0, 1, 2, 3];
-    const isEntry = (link: number) => link > 0 && link <= this.#entries;
-    const found = new Uint8Array(this.#entries);
+    const entries = this.#entries + 1;
+    const isEntry = (link: number) => link > 0 && link <= entries;
+    const found = new Uint8Array(entries);
     let [accounts, held, most] = [0, 0, 0];
     for (let account = 0; account < ACCOUNTS; account++) {
       let [count, last] = [0, 0];
@@ -267,6 +274,7 @@ export class DuplicateRequestCache {
     if (figures[Figure.accounts] !== accounts || figures[Figure.held] !== held) {
       return "the accounts are not as many as they are said to be";
     }
+    if (held === entries) return "more replies are remembered than there is room for";
     if (figures[Figure.most] !== most) {
       return "the longest account is not as long as it is said to be";
     }
@@ -319,11 +327,12 @@ export class DuplicateRequestCache {
 
   /** Of every reply that is remembered: the method that it answers, and its body as 64 bits. */
   *replies(): Generator<[opcode: number, body: bigint]> {
-    for (let entry = 0; entry < this.#figures[Figure.unused]!; entry++) {
-      if (this.#links[entry * LINK_WORDS + HASH] !== this.#hashOf(entry)) continue;
-      const at = entry * ENTRY_WORDS;
-      const [high, low] = [this.#words[at + BODY]! >>> 0, this.#words[at + BODY + 1]! >>> 0];
-      yield [this.#words[at + WORD]! & 0xff, BigInt(high) << 32n | BigInt(low)];
+    for (let link of this.#chains) {
+      for (; link !== 0; link = this.#links[(link - 1) * LINK_WORDS + OLDER]!) {
+        const at = (link - 1) * ENTRY_WORDS;
+        const [high, low] = [this.#words[at + BODY]! >>> 0, this.#words[at + BODY + 1]! >>> 0];
+        yield [this.#words[at + WORD]! & 0xff, BigInt(high) << 32n | BigInt(low)];
+      }
     }
   }
 
@@ -351,22 +360,23 @@ export class DuplicateRequestCache {
     return this.#clock[0]! - second < LIFETIME_SECONDS;
   }
 
-  /** An entry for this account, which from now on counts as one that it holds. */
-  #take(account: number): number {
+  /** An entry that was free, and that nothing leads to any more. */
+  #takeFree(): number {
     const free = this.#figures[Figure.free]!;
-    const unused = this.#figures[Figure.unused]!;
-    if (free === 0 && unused === this.#entries) return this.#takeOver(account);
-    this.#hold(account, 1);
+    this.#undo?.note(this.#figures, Figure.free); // once for all that is freed until this is remembered
     if (free === 0) {
+      const unused = this.#figures[Figure.unused]!;
       this.#set(this.#figures, Figure.unused, unused + 1);
       return unused;
     }
-    this.#set(this.#figures, Figure.free, this.#words[(free - 1) * ENTRY_WORDS + NEWER]!);
+    const newer = (free - 1) * ENTRY_WORDS + NEWER;
+    this.#figures[Figure.free] = this.#words[newer]!;
+    if (this.#words[newer] !== 0) this.#set(this.#words, newer, 0);
     return free - 1;
   }
 
-  /** The oldest entry of the account that holds the most. */
-  #takeOver(account: number): number {
+  /** Forgets the oldest entry of the account that holds the most, so that this one may hold one more. */
+  #makeRoom(account: number): void {
     const most = this.#figures[Figure.most]!;
     const longest = this.#held[account] === most ? account : this.#holders[most]! - 1;
     const entry = this.#forgetOldest(longest);
@@ -375,7 +385,6 @@ export class DuplicateRequestCache {
       this.#hold(account, 1);
     }
     if (this.#isYoung(entry)) this.#counters[Counter.evictions]!++;
-    return entry;
   }
 
   /** Frees at most one entry that is too old, so that who is gone counts as an account no longer. */
@@ -383,21 +392,21 @@ export class DuplicateRequestCache {
     const hand = this.#figures[Figure.hand]!;
     const oldest = this.#oldest[hand]!;
     if (oldest === 0 || this.#isYoung(oldest - 1)) {
-      this.#set(this.#figures, Figure.hand, hand + 1 === ACCOUNTS ? 0 : hand + 1);
+      this.#figures[Figure.hand] = hand + 1 === ACCOUNTS ? 0 : hand + 1; // wherever it stands is right
       return;
     }
-    const entry = this.#forgetOldest(hand);
+    this.#forgetOldest(hand);
     this.#hold(hand, -1);
-    this.#set(this.#words, entry * ENTRY_WORDS + NEWER, this.#figures[Figure.free]!);
-    this.#set(this.#figures, Figure.free, entry + 1);
   }
 
-  /** Takes the oldest entry of an account that has any out of its order and its chain. */
+  /** Takes the oldest entry of an account that has any out of its order and its chain, and frees it. */
   #forgetOldest(account: number): number {
     const entry = this.#oldest[account]! - 1;
     const newer = this.#words[entry * ENTRY_WORDS + NEWER]!;
     this.#set(this.#oldest, account, newer);
     if (newer === 0) this.#set(this.#newest, account, 0);
+    this.#set(this.#words, entry * ENTRY_WORDS + NEWER, this.#figures[Figure.free]!);
+    this.#figures[Figure.free] = entry + 1; // noted by #takeFree
     const links = entry * LINK_WORDS;
     const older = this.#links[links + OLDER]!;
     const chain = this.#chain(this.#links[links + HASH]!);
@@ -474,13 +483,7 @@ export class DuplicateRequestCache {
     return (hash ^ hash >>> 15) & (this.#chains.length - 1);
   }
 
-  /** Notes all of an entry, which is about to be another's. */
-  #noteEntry(undo: Undo, entry: number): void {
-    undo.noteAll(this.#words, entry * ENTRY_WORDS, ENTRY_WORDS);
-    undo.noteAll(this.#links, entry * LINK_WORDS, LINK_WORDS);
-  }
-
-  /** Every store of what is no entry goes through here, so that it can be undone. */
+  /** Every other store but into an entry that was free goes through here, so that it can be undone. */
   #set(array: Int32Array, index: number, value: number): void {
     this.#undo?.note(array, index);
     array[index] = value;

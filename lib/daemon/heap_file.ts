@@ -162,6 +162,7 @@ export class HeapFile {
     options: StateOptions,
     { sparse = false }: HeapFileOptions = {},
   ): HeapFile {
+    bootId(); // that there is one: `begin` could not refuse any more
     const opened = openFile(path);
     const { file } = opened;
     let { was } = opened;
@@ -250,6 +251,11 @@ export class HeapFile {
     writeHeader(this.#file, this.#header);
     this.#file.write(new Uint8Array(BigUint64Array.of(BigInt(Deno.pid)).buffer), HOLDER_AT);
     this.#file.sync();
+  }
+
+  /** Bytes of it that are not on the disk; undefined if the kernel does not tell. */
+  unwritten(): number | undefined {
+    return this.#file.unwritten();
   }
 
   /** Resolves when all that was stored before is on the disk, to whether it is. */
@@ -528,10 +534,20 @@ function checkOrigin(path: string, file: File, header: Header): void {
   }
 }
 
+const BOOT_ID = "/proc/sys/kernel/random/boot_id";
+
 /** Another one after each start of the machine. */
 function bootId(): [high: bigint, low: bigint] {
-  const hex = readShort("/proc/sys/kernel/random/boot_id").replaceAll("-", "").trim();
-  return [BigInt(`0x${hex.slice(0, 16)}`), BigInt(`0x${hex.slice(16)}`)];
+  try {
+    const hex = readShort(BOOT_ID).replaceAll("-", "").trim();
+    return [BigInt(`0x${hex.slice(0, 16)}`), BigInt(`0x${hex.slice(16)}`)];
+  } catch (error) {
+    if (!(error instanceof FileError)) throw error;
+    throw new HeapFileError(
+      `a heap file cannot be had without ${BOOT_ID}: ${error.message}`,
+      "a /proc that is whole (ProcSubset=all in a unit of systemd)",
+    );
+  }
 }
 
 function endOf({ heap, heapAt, state, stateAt }: Header): number {

@@ -1,6 +1,6 @@
 /** mallocd as a function: a command line in, an engine over a heap, signals until the end, an exit code out. */
 
-import { Chore } from "./chore.ts";
+import { Chore, secondsLeft } from "./chore.ts";
 import { ServingTime, TICK_MS } from "./clock.ts";
 import { Counter, type Counters, sumOf, totals } from "./counters.ts";
 import { DAEMON, DAEMON_FLAGS, KNOWN_BY, NEEDS } from "./flags.ts";
@@ -17,7 +17,7 @@ import { HEAP_BASE, MAX_MEMORY32, RANGE_BYTES } from "../heap/heap.ts";
 import { RESERVED } from "./procedures/procedures.ts";
 import { type Log, openLog } from "./log.ts";
 import { memoryLimit } from "./memory_limit.ts";
-import { openNotify, watchdogMs } from "./notify.ts";
+import { type Notify, openNotify, watchdogMs } from "./notify.ts";
 import { Pulse } from "./pulse.ts";
 import { newState, type StateOptions } from "./state.ts";
 import { SecretError, type SecretFiles } from "./engines/quic_secrets.ts";
@@ -41,6 +41,10 @@ const STATUS_MS = 5000;
 
 /** How long the engine may take to end. */
 const CLOSE_MS = 2000;
+
+/** How often it is told how much is not on the disk yet, and what the service manager is to wait then. */
+const SYNCING_MS = 1000;
+const EXTENSION_MS = 30_000;
 
 /** Runs the daemon until a signal ends it, and returns the exit code. */
 export function program(args: readonly string[]): Promise<number> {
@@ -224,7 +228,7 @@ async function main(args: readonly string[]): Promise<number> {
     new Promise<boolean>((resolve) => setTimeout(resolve, CLOSE_MS, false)),
   ]);
   await snapshots?.end(); // at most a piece of one: it is given up
-  if (file !== undefined) await endFile(file, isClosed, say);
+  if (file !== undefined) await endFile(file, isClosed, say, notify);
   say({ msg: "stopped", signal, ...counts() });
   return 0;
 }
@@ -332,16 +336,29 @@ async function snapshot(
   }
 }
 
-/** Brings all of it to the disk, which may take its time; a second signal ends the waiting. */
-async function endFile(file: HeapFile, isClosed: boolean, say: Log): Promise<void> {
-  const slow = setTimeout(
-    () =>
-      say({ msg: "syncing", file: file.path, reason: "a second signal leaves that to the kernel" }),
-    CLOSE_MS / 2,
-  );
+/**
+ * Brings all of it to the disk. If that takes its time, what is left and about how long that will be are
+ * told again and again; a second signal ends the waiting.
+ */
+async function endFile(file: HeapFile, isClosed: boolean, say: Log, notify: Notify): Promise<void> {
+  const [start, before] = [performance.now(), file.unwritten()];
+  const telling = setInterval(() => {
+    const left = file.unwritten();
+    const seconds = before === undefined || left === undefined
+      ? undefined
+      : secondsLeft(before, left, performance.now() - start);
+    say({
+      msg: "syncing",
+      file: file.path,
+      left: left && formatSize(left - left % 1024 ** 2),
+      seconds,
+      reason: "a second signal leaves that to the kernel",
+    });
+    notify(`EXTEND_TIMEOUT_USEC=${EXTENSION_MS * 1000}`);
+  }, SYNCING_MS);
   const impatient = nextSignal();
   const isSynced = await Promise.race([file.sync(), impatient.then(() => false)]);
-  clearTimeout(slow);
+  clearInterval(telling);
   if (isSynced && isClosed) file.end(); // else the next daemon finds it as if this one had been killed
 }
 

@@ -404,13 +404,14 @@ export class Buddy {
   }
 
   #setFree(order: number, block: number): void {
-    if (this.#undo !== undefined) this.#noteFree(this.#undo, order, block);
+    this.#undo?.note(this.freeBlocks, order);
     this.freeBlocks[order]!++;
     this.#available |= 1 << order;
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
       const word = this.#free[at]!;
+      this.#undo?.note(this.#free, at);
       this.#free[at] = word | 1 << (block & 31);
       if (word !== 0) return; // the levels above know already
       block >>>= 5;
@@ -418,24 +419,16 @@ export class Buddy {
   }
 
   #clearFree(order: number, block: number): void {
-    if (this.#undo !== undefined) this.#noteFree(this.#undo, order, block);
+    this.#undo?.note(this.freeBlocks, order);
     if (--this.freeBlocks[order]! === 0) this.#available &= ~(1 << order);
     const levels = this.#levels[order]!;
     for (let level = 0; level < levels; level++) {
       const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
       const word = this.#free[at]! & ~(1 << (block & 31));
+      this.#undo?.note(this.#free, at);
       this.#free[at] = word;
       if (word !== 0) return; // the levels above still stand
       block >>>= 5;
-    }
-  }
-
-  /** Notes all that setting or clearing a free bit may store. */
-  #noteFree(undo: Undo, order: number, block: number): void {
-    undo.note(this.freeBlocks, order);
-    for (let level = 0; level < this.#levels[order]!; level++) {
-      block >>>= 5;
-      undo.note(this.#free, this.#level[order * this.#maxLevels + level]! + block);
     }
   }
 
@@ -446,25 +439,21 @@ export class Buddy {
   }
 
   #setLive(order: number, block: number): void {
-    const bit = this.#liveBase[order]! + block;
-    if (this.#undo !== undefined) this.#noteLive(this.#undo, order, bit);
-    this.#live[bit >>> 5]! |= 1 << (bit & 31);
-    this.blocksInUse[order]!++;
+    this.#changeLive(order, this.#liveBase[order]! + block, 1);
     const end = ((block + 1) << order) - this.missing;
-    if (end > this.#figures[Figure.highWater]!) this.#figures[Figure.highWater] = end;
+    if (end <= this.#figures[Figure.highWater]!) return;
+    this.#undo?.note(this.#figures, Figure.highWater);
+    this.#figures[Figure.highWater] = end;
   }
 
   #clearLive(order: number, block: number): void {
-    const bit = this.#liveBase[order]! + block;
-    if (this.#undo !== undefined) this.#noteLive(this.#undo, order, bit);
-    this.#live[bit >>> 5]! &= ~(1 << (bit & 31));
-    this.blocksInUse[order]!--;
+    this.#changeLive(order, this.#liveBase[order]! + block, -1);
   }
 
-  /** Notes all that setting or clearing a live bit may store. */
-  #noteLive(undo: Undo, order: number, bit: number): void {
-    undo.note(this.#live, bit >>> 5);
-    undo.note(this.blocksInUse, order);
-    undo.note(this.#figures, Figure.highWater);
+  #changeLive(order: number, bit: number, change: 1 | -1): void {
+    this.#undo?.note(this.#live, bit >>> 5);
+    this.#live[bit >>> 5]! ^= 1 << (bit & 31);
+    this.#undo?.note(this.blocksInUse, order);
+    this.blocksInUse[order]! += change;
   }
 }

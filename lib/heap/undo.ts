@@ -51,10 +51,13 @@ export class Undo {
   readonly #log: Int32Array;
   /** All of the memory that the log is in: what can be noted is in the same. */
   readonly #words: Int32Array;
-  readonly #saved: DataView;
+  /** All of `saved`, for the heads in it. */
+  readonly #heads: Int32Array;
   readonly #bulk: Bulk;
   /** Where the next copy goes. */
   #end = 0;
+  /** What the log says, too: it is faster to know it. */
+  #count = 0;
 
   constructor(
     { log }: Arrays<ReturnType<typeof undoShape>>,
@@ -65,7 +68,7 @@ export class Undo {
     this.changes = changes;
     this.#log = log;
     this.#words = new Int32Array(log.buffer);
-    this.#saved = new DataView(saved.buffer);
+    this.#heads = new Int32Array(saved.buffer);
     this.#bulk = bulk(heap, saved);
   }
 
@@ -74,34 +77,34 @@ export class Undo {
     this.#append((array.byteOffset >>> 2) + index, array[index]!);
   }
 
-  /** The same for `count` elements from `index` on. */
-  noteAll(array: Int32Array, index: number, count: number): void {
-    const notes = this.#log[COUNT]!;
-    if (notes + count > MAX_NOTES) throw new Error("The undo log has no room for words");
-    let at = HEAD_WORDS + NOTE_WORDS * notes;
-    for (let i = index; i < index + count; i++) {
-      this.#log[at++] = (array.byteOffset >>> 2) + i;
-      this.#log[at++] = array[i]!;
-    }
-    this.#log[COUNT] = notes + count;
-  }
-
   /** The same for a shorter element: of the word that it is part of. */
   noteHalf(array: Uint16Array, index: number): void {
     const at = (array.byteOffset >>> 2) + (index >>> 1);
     this.#append(at, this.#words[at]!);
   }
 
+  /**
+   * To be called instead, in the same turn, for elements that need not be put back, no more than a page of
+   * them: only who copies the file meanwhile has to know that they have changed.
+   */
+  skip(array: Int32Array, index: number, count: number): void {
+    const { changes } = this;
+    if (changes === undefined || changes.round === 0) return;
+    const first = (array.byteOffset >>> 2) + index;
+    changes.word(first);
+    changes.word(first + count - 1);
+  }
+
   /** To be called before `length` bytes at an offset of the heap are stored. */
   save(offset: number, length: number): void {
     const at = this.#end;
     const from = at + SAVED_HEAD;
-    if (from + length > this.#saved.byteLength) {
+    if (from + length > this.#heads.byteLength) {
       throw new Error("The undo log has no room for bytes");
     }
-    this.#saved.setInt32(at, offset | 0, true);
-    this.#saved.setInt32(at + 4, high(offset), true);
-    this.#saved.setInt32(at + 8, length, true);
+    this.#heads[at >>> 2] = offset | 0;
+    this.#heads[(at >>> 2) + 1] = high(offset);
+    this.#heads[(at >>> 2) + 2] = length;
     this.#bulk.load(from, offset | 0, high(offset), length | 0);
     this.#append(SAVED, at);
     this.#end = (from + length + 7) & ~7;
@@ -109,25 +112,25 @@ export class Undo {
 
   /** All that was noted and saved has happened. */
   commit(): void {
-    if (this.#log[COUNT] === 0) return;
+    if (this.#count === 0) return;
     if (this.changes !== undefined && this.changes.round !== 0) this.#tell(this.changes);
+    this.#count = 0;
     this.#log[COUNT] = 0;
     this.#end = 0;
   }
 
   /** All that is in the log has changed. */
   #tell(changes: Changes): void {
-    const count = this.#log[COUNT]!;
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < this.#count; i++) {
       const at = this.#log[HEAD_WORDS + NOTE_WORDS * i]!;
       if (at !== SAVED) {
         changes.word(at);
         continue;
       }
       const saved = this.#log[HEAD_WORDS + NOTE_WORDS * i + 1]!;
-      const offset = this.#saved.getInt32(saved + 4, true) * 2 ** 32 +
-        this.#saved.getUint32(saved, true);
-      const end = offset + this.#saved.getInt32(saved + 8, true);
+      const head = saved >>> 2;
+      const offset = this.#heads[head + 1]! * 2 ** 32 + (this.#heads[head]! >>> 0);
+      const end = offset + this.#heads[head + 2]!;
       changes.heap((offset / PAGE) | 0, ((end - 1) / PAGE) | 0);
     }
   }
@@ -138,6 +141,7 @@ export class Undo {
    */
   rollback(restored: (offset: number, length: number) => void): void {
     const count = this.#log[COUNT]!;
+    this.#count = count;
     for (let i = count - 1; i >= 0; i--) {
       const at = this.#log[HEAD_WORDS + NOTE_WORDS * i]!;
       const old = this.#log[HEAD_WORDS + NOTE_WORDS * i + 1]!;
@@ -145,8 +149,9 @@ export class Undo {
         this.#words[at] = old;
         continue;
       }
-      const [lower, upper] = [this.#saved.getInt32(old, true), this.#saved.getInt32(old + 4, true)];
-      const length = this.#saved.getInt32(old + 8, true);
+      const head = old >>> 2;
+      const [lower, upper] = [this.#heads[head]!, this.#heads[head + 1]!];
+      const length = this.#heads[head + 2]!;
       restored(upper * 2 ** 32 + (lower >>> 0), length);
       this.#bulk.store(lower, upper, old + SAVED_HEAD, length);
     }
@@ -154,10 +159,11 @@ export class Undo {
   }
 
   #append(at: number, old: number): void {
-    const count = this.#log[COUNT]!;
+    const count = this.#count;
     if (count === MAX_NOTES) throw new Error("The undo log has no room for words");
     this.#log[HEAD_WORDS + NOTE_WORDS * count] = at;
     this.#log[HEAD_WORDS + NOTE_WORDS * count + 1] = old;
+    this.#count = count + 1;
     this.#log[COUNT] = count + 1;
   }
 }

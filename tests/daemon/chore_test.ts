@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { askFor, Chore, ChoreFigure, failureOf } from "../../lib/daemon/chore.ts";
+import { askFor, Chore, ChoreFigure, failureOf, secondsLeft } from "../../lib/daemon/chore.ts";
 
 const { begun, done, ended } = ChoreFigure;
 
@@ -40,4 +40,13 @@ Deno.test("Chore is done when somebody asks, and what came before the asking is 
 Deno.test("Chore that nobody asks ends at once", async () => {
   const chore = new Chore(() => Promise.resolve(0), newFigures(), 3600, () => {});
   await chore.end();
+});
+
+Deno.test("secondsLeft() goes by what was done so far, and says nothing before anything was", () => {
+  assertEquals(secondsLeft(4000, 3000, 1000), 3);
+  assertEquals(secondsLeft(4000, 1, 1000), 1);
+  assertEquals(secondsLeft(4000, 0, 1000), 1);
+  assertEquals(secondsLeft(1000, 999, 2500), 2498);
+  assertEquals(secondsLeft(4000, 4000, 1000), undefined);
+  assertEquals(secondsLeft(4000, 5000, 1000), undefined);
 });

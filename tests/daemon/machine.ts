@@ -3,6 +3,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { GRAIN, HEAP_BASE, newHeapMemory } from "../../lib/heap/heap.ts";
 import { newSavedMemory, Undo } from "../../lib/heap/undo.ts";
+import { CacheFigure } from "../../lib/daemon/duplicate_request_cache.ts";
 import { newState, type State } from "../../lib/daemon/state.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
 import { Box, type BoxOptions, fields, Random, word } from "../testing.ts";
@@ -11,6 +12,8 @@ const SIZE = 64 * 1024;
 /** Few, so that replies are pushed out all the time. */
 const REPLAY_CACHE = 8;
 const QUOTA = SIZE / 2;
+/** As duplicate_request_cache.ts draws them; the last one is the link to the next newer one. */
+const ENTRY_WORDS = 14;
 const LENGTHS = [1, 16, 17, 100, 1000, 5000];
 
 /** Figures, which begin anew with each process. */
@@ -98,10 +101,23 @@ export class Machine {
     const forget = (array: ArrayBufferView) =>
       known.fill(0, array.byteOffset, array.byteOffset + array.byteLength);
     const { undo, heap, cache, quota } = this.state;
-    // Entries that are in no list, owners of what is free, and pages that are zero anyway mean nothing.
+    // Entries that are in no list, owners of what is free, and pages that are zero anyway mean nothing, nor
+    // does which account is looked at next.
     const { dirty, cleared, dirtyPages } = heap;
-    for (const array of [undo.log, dirty, cleared, dirtyPages, cache.words, quota.owner]) {
+    const { words, links } = cache;
+    for (const array of [undo.log, dirty, cleared, dirtyPages, words, links, quota.owner]) {
       forget(array);
+    }
+    forget(cache.figures.subarray(CacheFigure.hand, CacheFigure.hand + 1));
+    const [keptWords, keptLinks] = [words, links]
+      .map((array) => new Int32Array(known.buffer, array.byteOffset, array.length));
+    for (const oldest of cache.oldest) {
+      for (let link = oldest; link !== 0; link = words[link * ENTRY_WORDS - 1]!) {
+        for (let i = 1; i <= ENTRY_WORDS; i++) {
+          keptWords![link * ENTRY_WORDS - i] = words[link * ENTRY_WORDS - i]!;
+        }
+        for (let i = 1; i <= 2; i++) keptLinks![link * 2 - i] = links[link * 2 - i]!;
+      }
     }
     const owners = new Uint16Array(known.buffer, quota.owner.byteOffset, quota.owner.length);
     for (const pointer of liveBlocks(box)) {

@@ -9,7 +9,8 @@ import { METHODS } from "../../lib/protocol/wire.ts";
 import { Box, fields, Random, word } from "../testing.ts";
 
 const SIZE = 512 * 1024;
-const SIZES = { memory: SIZE, replayCache: 64, quota: SIZE };
+/** As many replies as fill some pages. */
+const SIZES = { memory: SIZE, replayCache: 300, quota: SIZE };
 
 /** A daemon whose memories stand for a file: the heap, and the state behind it. */
 class Store {

@@ -6,7 +6,7 @@ import { HeapFile, HeapFileError, mapHeap } from "../../lib/daemon/heap_file.ts"
 import type { StateOptions } from "../../lib/daemon/state.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
 import { fields, Random, word } from "../testing.ts";
-import { done, MALLOCD, Mallocd, misused, run } from "./programs.ts";
+import { done, MALLOCD, Mallocd, misused, run, Terminal, whyNoTerminal } from "./programs.ts";
 import { killUnderLoad } from "./killing.ts";
 import {
   flipBits,
@@ -309,6 +309,59 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: `mallocd says that it needs to know which start of the kernel this is${noMounts}`,
+  ignore: noMounts !== "",
+  async fn() {
+    const script = `mount -t proc -o subset=pid proc /proc &&
+      ${MALLOCD} --port 0 --heap-file /dev/shm/mallocd-no-heap; ls /dev/shm/mallocd-no-heap`;
+    const { stdout, stderr } = await run("unshare", ["-rmpf", "sh", "-c", script]);
+    assertEquals(stdout, "");
+    assertMatch(stderr, /a heap file cannot be had without \/proc\/sys\/kernel\/random\/boot_id/);
+    assertMatch(stderr, /^Try: a \/proc that is whole/m);
+  },
+});
+
 Deno.test("a daemon that is killed under load loses nothing, and does nothing twice", async () => {
   await withFolder((folder) => killUnderLoad(`${folder}/heap`, { kills: 5, seed: 1 }));
 });
+
+Deno.test("a daemon that is stopped and started under load loses nothing, and does nothing twice", async () => {
+  const signal = "SIGTERM";
+  await withFolder((folder) => killUnderLoad(`${folder}/heap`, { kills: 3, seed: 2, signal }));
+});
+
+const noTerminal = await whyNoTerminal();
+for (const signal of ["SIGKILL", "SIGTERM"] as const) {
+  Deno.test({
+    name:
+      `the shell goes on with what it had when its daemon is restarted after ${signal}${noTerminal}`,
+    ignore: noTerminal !== "",
+    async fn() {
+      await withFolder(async (folder) => {
+        const args = ["--heap-file", `${folder}/heap`, "--memory", "1MiB", "--strict"];
+        let daemon = await Mallocd.start(args);
+        const port = String(daemon.port);
+        const env = { ...daemon.env, MALLOCD_TIMEOUT: "20s", XDG_STATE_HOME: folder };
+        await using shell = new Terminal("mallocd-client shell", env);
+        try {
+          await shell.type("p = malloc 100\nwrite $p 6 before\nq = add $p+64 1\n");
+          await shell.until("q = 0");
+          await daemon.stop(signal);
+          await shell.type("q = add $p+64 1\n"); // to nobody, until there is one again
+          await shell.until("add $p+64 1");
+          daemon = await Mallocd.start([...args, "--port", port]);
+          await shell.until("q = 1\r\n");
+          await shell.type("read $p 6\nq = add $p+64 1\nfree $p\nexit\n");
+          await shell.until("q = 2\r\n");
+          const { code, shown } = await shell.end();
+          assertEquals(code, 0, shown);
+          const { totals } = await daemon.stop();
+          assertEquals(totals["blocks"], undefined);
+        } finally {
+          await daemon.stop("SIGKILL");
+        }
+      });
+    },
+  });
+}

@@ -1,4 +1,4 @@
-/** A daemon over a heap file that is killed again and again while clients work, and is checked by a model. */
+/** A daemon over a heap file that is ended again and again while clients work, and is checked by a model. */
 
 import { assert, assertEquals } from "@std/assert";
 import { Remote } from "../../lib/client/remote.ts";
@@ -73,10 +73,15 @@ class Worker {
 export interface Killing {
   kills: number;
   seed: number;
+  /** SIGKILL if it is left out; SIGTERM and a start are what `systemctl restart` does. */
+  signal?: "SIGKILL" | "SIGTERM";
 }
 
 /** Throws if anything that was answered is lost or was done twice, or if a block is left that nobody has. */
-export async function killUnderLoad(path: string, { kills, seed }: Killing): Promise<void> {
+export async function killUnderLoad(
+  path: string,
+  { kills, seed, signal = "SIGKILL" }: Killing,
+): Promise<void> {
   const random = new Random(seed);
   const args = ["--heap-file", path, "--memory", MEMORY, "--strict"];
   let daemon = await Mallocd.start(args);
@@ -92,7 +97,8 @@ export async function killUnderLoad(path: string, { kills, seed }: Killing): Pro
     working.catch(() => isOver = true);
     for (let kill = 0; kill < kills && !isOver; kill++) {
       await new Promise((resolve) => setTimeout(resolve, 20 + random.below(200)));
-      await daemon.stop("SIGKILL");
+      const { code, stderr } = await daemon.stop(signal);
+      if (signal === "SIGTERM") assertEquals(code, 0, stderr);
       daemon = await Mallocd.start([...args, "--port", String(port)]);
     }
     isOver = true;
