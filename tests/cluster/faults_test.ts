@@ -86,6 +86,20 @@ test("kill -9 of the owner loses nothing and does nothing twice", () =>
     await survives(servers, () => void owner.stop("SIGKILL"));
   }));
 
+test("kill -9 of the owner while the nodes that list the owners are stopped loses nothing", async () => {
+  await using redis = await RedisCluster.start();
+  await using owner = await startDaemon(redis, ["--range", "1"]);
+  await using standby = await startDaemon(redis, ["--range", "1", "--standby"]);
+  const holder = await redis.primaryOf("mallocd:owners");
+  assert(holder !== (await redis.shardOf(1)).primary, "they are those of the range");
+  await survives([owner.server, standby.server], () => {
+    for (const { shard, process } of redis.servers) {
+      if (shard === holder.shard) process.kill("SIGSTOP");
+    }
+    void owner.stop("SIGKILL");
+  });
+});
+
 test("an owner that is told to end leaves the range to the standby at once, whatever its lease", () =>
   withPair({ owner: ["--lease", "60s"] }, async ({ owner, servers }) => {
     await survives(servers, () => void owner.stop("SIGTERM"));

@@ -121,6 +121,11 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
     "--lease means nothing without --cluster",
     "add --cluster NODE,..., or leave it out",
   ],
+  [
+    "--cluster 127.0.0.1:1 --lease 1ms",
+    '--lease cannot be "1ms"',
+    "use a time from 500ms to 600s",
+  ],
   ["--sync 5", "--sync means nothing without --heap-file", "add --heap-file PATH, or leave it out"],
   ["--fuel 5", "--fuel means nothing without --procedures", "add --procedures, or leave it out"],
   ["", "--fuel means nothing without --procedures", "add --procedures, or leave it out", {

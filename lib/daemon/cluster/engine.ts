@@ -267,8 +267,11 @@ class ClusterEngine implements Engine {
       counters[Counter.copies] = range.copies;
       return Promise.resolve();
     });
-    await this.#owners.tell(range.number, this.address);
-    this.#repeat(OWNERS_MS, () => this.#look());
+    // The table may lie on a node that is down, and the range on one that is not.
+    this.#owners.tell(range.number, this.address).then(
+      () => this.#repeat(OWNERS_MS, () => this.#look()),
+      (error) => this.#end(error),
+    );
     const { trim, say } = this.#member;
     const watch = new Watch({ owner, range, lease: this.#lease, trim, say });
     this.#repeat(WATCH_MS, () => {
