@@ -3,7 +3,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { failed, MALLOCD, Mallocd, run } from "../programs/programs.ts";
 import { Connection } from "../../lib/daemon/cluster/resp.ts";
-import { RedisCluster, whyNoRedis } from "./redis.ts";
+import { RedisCluster, SERVER, whyNoRedis } from "./redis.ts";
 
 const noRedis = await whyNoRedis();
 const document = await Deno.readTextFile(new URL("../../docs/cluster.md", import.meta.url));
@@ -186,7 +186,7 @@ Deno.test({
       const port = String((listener.addr as Deno.NetAddr).port);
       listener.close();
       const folder = await Deno.makeTempDir({ prefix: "mallocd-cluster-" });
-      const process = new Deno.Command("redis-server", {
+      const process = new Deno.Command(SERVER, {
         args: ["--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", folder, ...args],
         stdout: "null",
       }).spawn();

@@ -13,7 +13,7 @@ const START_MS = 15_000;
 const CALL_MS = 2000;
 
 /** REDIS_SERVER=valkey-server tries another one. */
-const SERVER = Deno.env.get("REDIS_SERVER") ?? "redis-server";
+export const SERVER = Deno.env.get("REDIS_SERVER") ?? "redis-server";
 
 /** Empty, or why there can be no cluster here, for the name of a test. */
 export async function whyNoRedis(): Promise<string> {
