@@ -4,17 +4,21 @@
  */
 
 import type { Node } from "../../lib/daemon/cluster/resp.ts";
+import { sleep } from "./load.ts";
 
 export class Network implements Disposable {
   /** For --cluster of the daemon behind it. */
   readonly nodes: string;
+  /** Milliseconds that everything takes, each way. */
+  readonly #delay: number;
   readonly #listeners: Deno.Listener[] = [];
   readonly #sockets = new Set<Deno.Conn>();
   /** By a server's port, where it is found here: what servers tell of each other is put right. */
   readonly #ports = new Map<number, number>();
   #whole: PromiseWithResolvers<void> | undefined;
 
-  constructor(nodes: readonly Node[]) {
+  constructor(nodes: readonly Node[], delay = 0) {
+    this.#delay = delay;
     for (const { port } of nodes) {
       const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
       this.#listeners.push(listener);
@@ -61,6 +65,7 @@ export class Network implements Disposable {
     const buffer = new Uint8Array(64 * 1024);
     for (;;) {
       const count = await from.read(buffer);
+      if (this.#delay > 0) await sleep(this.#delay);
       while (this.#whole !== undefined) await this.#whole.promise;
       if (count === null) return;
       const bytes = buffer.subarray(0, count);
