@@ -1,8 +1,8 @@
-"""What bench/hostile.ts runs on a network of its own: `hostile.py ROUNDS SECONDS ADDS COMMAND...`.
+"""What bench/hostile.ts runs on a network of its own: `hostile.py READER ROUNDS SECONDS ADDS COMMAND...`.
 
 COMMAND starts the daemon. An honest tagged client, which has proven its address, adds one to a number
 again and again; a classic client, whose network is allowed, reads. Both do it undisturbed, and beside
-`hostile.py attack PORT POINTER`. Prints what they reached, as JSON.
+`hostile.py attack PORT POINTER READER`, whose READER behind a slow link is proven or unproven. Prints what they reached, as JSON.
 """
 
 import itertools
@@ -94,7 +94,7 @@ def read(port, seconds):
     return rate
 
 
-def attack(port, pointer):
+def attack(port, pointer, reader):
     """Every 10 ms, until it is killed: forged reads, reads by who does not fetch, frees; now and then moves."""
     raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
@@ -114,13 +114,14 @@ def attack(port, pointer):
     flood.socket.setblocking(False)
     neighbours = itertools.cycle(f"10.9.0.{i}" for i in range(3, 253))
     classic_read = struct.pack(">QQQ", READ, pointer, 16384)
+    slow_read = tagged(1, SESSION, READ, 0, token, pointer, 16384) if reader == "proven" else classic_read
     print("attacking", flush=True)
     due = time.monotonic()
     for turn in itertools.count():
         for _ in range(10):
             forge(next(neighbours), classic_read)
         for _ in range(5):
-            forge(READER, tagged(1, SESSION, READ, 0, token, pointer, 16384))
+            forge(READER, slow_read)
         for _ in range(10):
             flood.socket.send(b"".join(tagged(next(flood.tags), TAGGED, FREE, 0) for _ in range(17)))
         if turn % 10 == 0:
@@ -133,7 +134,7 @@ def attack(port, pointer):
         time.sleep(max(0, due - time.monotonic()))
 
 
-def main(rounds, seconds, adds, command):
+def main(reader, rounds, seconds, adds, command):
     daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         ready = daemon.stderr.readline()
@@ -142,7 +143,7 @@ def main(rounds, seconds, adds, command):
             sys.exit(ready + daemon.stderr.read())
         port = int(port[1])
         target = Client(port, DAEMON).prove().ask(MALLOC, 16384)[16:]
-        script = [sys.executable, __file__, "attack", str(port), str(struct.unpack(">Q", target)[0])]
+        script = [sys.executable, __file__, "attack", str(port), str(struct.unpack(">Q", target)[0]), reader]
         add(port, seconds / 2, 0)  # warm-up
         read(port, seconds / 2)
         result = {"tagged": [], "classic": [], "off": 0}
@@ -164,13 +165,13 @@ def main(rounds, seconds, adds, command):
         daemon.terminate()
         result_totals = daemon.stderr.read()
         daemon.wait()
-    if "sendErrors" not in result_totals:
+    if "sendErrors" not in result_totals and "withheld" not in result_totals:
         print("nothing stood in the way: " + result_totals, file=sys.stderr)
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "attack":
-        attack(int(sys.argv[2]), int(sys.argv[3]))
+        attack(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
     else:
-        main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
+        main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])

@@ -166,6 +166,101 @@ print("fine")
 );
 
 testOnNetwork(
+  "mallocd answers others while answers wait for neighbours by IPv6, which have a zone or not",
+  noSyscall,
+  `
+daemon, port, _ = start("--engine", "syscall", "--host", "::", "--allow", "fd09::/64,fe80::/64,::1")
+own = asker(socket.AF_INET6)
+own.sendto(MALLOC, ("::1", port))
+pointer, = struct.unpack(">Q", own.recv(64))
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("far", 0))
+near = bytes.fromhex("020000000001")
+subprocess.run("ip link set near address 02:00:00:00:00:01".split(), check=True)
+read = struct.pack(">QQQ", 2, pointer, 16384)
+def forge(network, host, neighbour, data):
+    source, target = (socket.inet_pton(socket.AF_INET6, network + str(end)) for end in (neighbour, host))
+    udp = struct.pack(">HHHH", 5000, port, 8 + len(data), 0) + data
+    words = source + target + struct.pack(">II", len(udp), 17) + udp
+    total = sum(struct.unpack(f">{len(words) // 2}H", words))
+    while total >> 16: total = (total & 0xffff) + (total >> 16)
+    udp = udp[:6] + struct.pack(">H", ~total & 0xffff or 0xffff) + udp[8:]
+    ip = struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + source + target
+    wire.send(near + b"\\x02\\0\\0\\0\\0\\x09" + b"\\x86\\xdd" + ip + udp)
+answered = 0
+own.settimeout(0.5)
+for round in range(50):
+    for i in range(20):
+        network, host = (("fd09::", 1), ("fe80::", 9))[i % 2]
+        forge(network, host, 100 + (round * 20 + i) % 500, b"" if i > 17 else read)
+    own.sendto(MALLOC, ("::1", port))
+    try:
+        answered += len(own.recv(64)) == 8
+    except TimeoutError: pass
+daemon.terminate()
+totals = daemon.stderr.read()
+if "read=900" not in totals or "truncated=100" not in totals: sys.exit("nothing was in the way: " + totals)
+if answered != 50: sys.exit(f"{answered} of 50 were answered: {totals}")
+print("fine")
+`,
+);
+
+testOnNetwork(
+  "mallocd with the datagram engine answers the proven again when replies to others have had to wait",
+  "",
+  `
+for command in (
+    "ip link add slow type veth peer name reader",
+    "ip addr add 10.9.1.1/24 dev slow",
+    "ip link set slow up",
+    "ip link set reader up",
+    "ip neigh add 10.9.1.2 lladdr 02:00:00:00:00:02 dev slow nud permanent",
+    "tc qdisc add dev slow root tbf rate 10mbit burst 32kb limit 64mb",
+): subprocess.run(command.split(), check=True)
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for sources in ["10.9.1.2"], [f"10.9.0.{i}" for i in range(3, 253)]:
+    daemon, port, _ = start("--engine", "datagram", "--host", "10.9.0.1", "--allow", "10.9.0.0/16")
+    own = asker()
+    own.bind(("10.9.0.2", 0))
+    own.settimeout(0.5)
+    tag = token = 0
+    def ask(opcode, *fields):
+        global tag
+        tag += 1
+        own.sendto(struct.pack(f">IHBB{2 + len(fields)}Q", tag, 0, 3, opcode, 0, token, *fields), ("10.9.0.1", port))
+        try:
+            while True:
+                reply = own.recv(2048)
+                if reply[:4] == struct.pack(">I", tag): return reply[16:]
+        except TimeoutError: pass
+    token, = struct.unpack(">Q", ask(7)[40:48])
+    pointer, = struct.unpack(">Q", ask(0, 16384))
+    read = struct.pack(">QQQ", 2, pointer, 16384)
+    forged = 0
+    def attack():
+        global forged
+        for i in range(20):
+            source = sources[forged % len(sources)]
+            forged += 1
+            udp = struct.pack(">HHHH", 5000, port, 8 + len(read), 0) + read
+            addresses = socket.inet_aton(source) + socket.inet_aton("10.9.0.1")
+            ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
+            raw.sendto(ip + udp, ("10.9.0.1", 0))
+    answered = tries = 0
+    # What it does at first is to wait; when it has waited enough nothing is in the way any more.
+    while answered < 50 and tries < 1000:
+        tries += 1
+        attack()
+        answered = answered + 1 if ask(6, pointer, 1) else 0
+    daemon.terminate()
+    totals = daemon.stderr.read()
+    if "withheld=" not in totals: sys.exit("nothing was in the way: " + totals)
+    if answered != 50: sys.exit(f"{answered} were answered, one after the other: {totals}")
+print("fine")
+`,
+);
+
+testOnNetwork(
   "mallocd answers from the address that was asked, whatever it listens on",
   noSyscall,
   `

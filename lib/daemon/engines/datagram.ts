@@ -8,6 +8,7 @@ import { Counter, noteLatency } from "../counters.ts";
 import { type Engine, type EngineOptions, newService } from "../engine.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
+import { SendBudget } from "./send_budget.ts";
 import { isWildcard, writeSource } from "../../system/address.ts";
 
 /** Where things lie in the I/O memory: a request, its reply, and who sent it. */
@@ -25,7 +26,7 @@ const LONGEST_NS = 2 ** 31 - 1;
 
 export function serveDatagram(options: EngineOptions): Promise<Engine> {
   const { hostname, port } = options;
-  const { counters } = options.state.service;
+  const { counters, clock } = options.state.service;
   if (isWildcard(hostname)) {
     const message =
       `Cannot listen on ${hostname} with the datagram engine: who asks one of a host's ` +
@@ -45,6 +46,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
   const view = new DataView(io.buffer);
   const requests = new Uint8Array(io.buffer, REQUEST, MAX_DATAGRAM);
   const replies = new Uint8Array(io.buffer, REPLY, MAX_DATAGRAM);
+  const budget = new SendBudget(io, clock);
   let closing = false;
   let lastHostname = "";
   let sending: Promise<number> = Promise.resolve(0);
@@ -73,6 +75,13 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
       service.beginTurn();
       const replyLength = service.serve(REQUEST, length, REPLY, SOURCE);
       if (replyLength === NO_REPLY) continue;
+      const { proven } = service;
+      if (proven === 0 && !budget.admits(SOURCE, replyLength)) {
+        counters[Counter.withheld]!++;
+        continue;
+      }
+      const isWatched = budget.isExceeded;
+      const sendStart = isWatched ? performance.now() : 0;
       try {
         sending = socket.send(replies.subarray(0, replyLength), sender);
         await sending;
@@ -85,6 +94,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
       } catch { // the sender is gone or out of reach, or its port is 0: its loss, not ours
         counters[Counter.sendErrors]!++;
       }
+      if (isWatched) budget.noteWait(performance.now() - sendStart, proven);
     }
   }
 
