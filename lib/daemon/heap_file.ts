@@ -163,9 +163,9 @@ export class HeapFile {
     { sparse = false }: HeapFileOptions = {},
   ): HeapFile {
     bootId(); // that there is one: `begin` could not refuse any more
-    const opened = openFile(path);
-    const { file } = opened;
-    let { was } = opened;
+    const found = openFile(path, "write");
+    const { file } = found;
+    let { was } = found;
     try {
       let header = was === "heap" ? readHeader(path, file, options) : newHeader(options);
       if (header.condition === Condition.made) { // in which nobody has ever had anything
@@ -179,28 +179,45 @@ export class HeapFile {
       }
       zeroFormer(file, header);
       setSize(path, file, endOf(header), sparse);
-      const state = newState(options);
-      file.map(state.undo.log.buffer, Number(header.stateAt), Number(header.state), "shared");
-      if (header.condition === Condition.clean && digest(file, header, state) !== header.digest) {
-        throw damaged(path, "what it knows about the heap has changed since it was closed");
-      }
-      return new HeapFile({ path, file, header, state, was, sparse });
+      const opened = new HeapFile({ path, file, header, state: newState(options), was, sparse });
+      opened.#mapState("shared");
+      return opened;
     } catch (error) {
       discard(path, file, was);
       throw error;
     }
   }
 
-  /** The options that the daemon had whose file it is. Throws HeapFileError. */
-  static optionsOf(path: string): StateOptions {
-    const { file } = openFile(path, "only one that is there");
+  /**
+   * Looks through the file at a path, whatever its daemon's options were, and changes nothing: how large its
+   * heap is, and the first fault, in words. Throws HeapFileError if it could not even be opened.
+   */
+  static audit(path: string): { memory: number; fault: string | undefined } {
+    const { file } = openFile(path, "read");
     try {
       const { heap, replayCache, quotas } = readFields(path, file);
-      const quota = quotas === 0n ? undefined : Number(heap);
-      return { memory: Number(heap), replayCache: Number(replayCache), quota };
+      const memory = Number(heap);
+      const quota = quotas === 0n ? undefined : memory;
+      const options = { memory, replayCache: Number(replayCache), quota };
+      const header = readHeader(path, file, options);
+      const state = newState(options);
+      const looked = new HeapFile({ path, file, header, state, was: "heap", sparse: true });
+      if (header.condition === Condition.made) return { memory, fault: undefined };
+      looked.#mapState("private");
+      return { memory, fault: looked.findFault(options) };
     } finally {
       file.close();
     }
+  }
+
+  /** Maps the state. Throws HeapFileError if it is not what it was when the file was closed. */
+  #mapState(how: "shared" | "private"): void {
+    const { stateAt, state: bytes, condition, digest: closed } = this.#header;
+    const { log } = this.state.undo;
+    this.#file.map(log.buffer, Number(stateAt), Number(bytes), how);
+    if (condition !== Condition.clean) return;
+    if (digest(this.#file, this.#header, this.state) === closed) return;
+    throw damaged(this.path, "what it knows about the heap has changed since it was closed");
   }
 
   get place(): HeapPlace {
@@ -225,11 +242,15 @@ export class HeapFile {
 
   /** The first thing in it that does not agree with the rest, in words. Looks at a copy; changes nothing. */
   findFault(options: StateOptions): string | undefined {
-    const { state: bytes, stateAt, heap, heapAt } = this.#header;
+    const { state: bytes, stateAt, heap, heapAt, former, formerAt } = this.#header;
     const copy = newState(options);
     this.#file.map(copy.undo.log.buffer, Number(stateAt), Number(bytes), "private");
     const { memory, undo } = mapParts(this.place, copy, "private");
     const [size, at] = [Number(heap), Number(heapAt)];
+    if (former > 0n) { // it has grown, and this was the state before
+      const from = Number(formerAt) - at;
+      new Uint8Array(memory.buffer).fill(0, from, Math.min(from + Number(former), size));
+    }
     const io = new WebAssembly.Memory({ initial: 1 });
     new Heap({ memory, size, io, state: copy, undo }); // undoes what was half done
     const data = this.#file;
@@ -358,17 +379,18 @@ function requireReplaceable(path: string): void {
   if (!isFree) throw new FileError(Errno.EBUSY);
 }
 
-function openFile(path: string, which?: "only one that is there"): { file: File; was: Was } {
+/** Opens a file and takes it for this process; to "read" takes one that is there. */
+function openFile(path: string, how: "read" | "write"): { file: File; was: Was } {
   try {
     const before = statusOf(path);
-    if (before === undefined && which !== undefined) throw new FileError(Errno.ENOENT);
+    if (before === undefined && how === "read") throw new FileError(Errno.ENOENT);
     if (before?.kind !== undefined) {
       throw new HeapFileError(
         `${path} is ${before.kind}, not a file`,
         "another path",
       );
     }
-    const file = File.open(path, before === undefined ? "create" : "write");
+    const file = File.open(path, before === undefined ? "create" : how);
     if (file.lock()) {
       if (before === undefined) return { file, was: "nothing" };
       return { file, was: before.bytes === 0 ? "nothing in it" : "heap" };
@@ -384,7 +406,7 @@ function openFile(path: string, which?: "only one that is there"): { file: File;
     if (!(error instanceof FileError)) throw error;
     throw new HeapFileError(
       `${path} cannot be opened: ${error.message}`,
-      "a path that this user may read and write",
+      `a path that this user may read${how === "read" ? "" : " and write"}`,
     );
   }
 }

@@ -267,12 +267,9 @@ function audit(paths: readonly string[]): number {
     throw new UsageError("audit takes one file", "mallocd audit FILE");
   }
   try {
-    const options = HeapFile.optionsOf(path);
-    const file = HeapFile.open(path, options, { sparse: true });
-    const fault = file.findFault(options);
-    file.close();
+    const { memory, fault } = HeapFile.audit(path);
     if (fault !== undefined) throw fileFault(path, fault);
-    console.log(`${path}: a heap of ${formatSize(options.memory)}, no fault found`);
+    console.log(`${path}: a heap of ${formatSize(memory)}, no fault found`);
     return 0;
   } catch (error) {
     throw fileError(error);

@@ -15,6 +15,7 @@ import {
   noMounts,
   OPTIONS,
   read,
+  restartMachine,
   SECTOR,
   SIZE,
   start,
@@ -99,14 +100,7 @@ Deno.test("HeapFile refuses a file in use after the machine went down", async ()
     const path = `${folder}/heap`;
     leave(path, "killed");
     const bytes = await Deno.readFile(path);
-    const words = new BigUint64Array(bytes.buffer, 0, SECTOR / 8);
-    const [bootHigh, checksum] = [16, 21];
-    words[bootHigh]! ^= 1n;
-    let hash = 0xcbf29ce484222325n;
-    for (const byte of bytes.subarray(0, 8 * checksum)) {
-      hash = BigInt.asUintN(64, (hash ^ BigInt(byte)) * 0x100000001b3n);
-    }
-    words[checksum] = hash;
+    restartMachine(bytes);
     using file = await Deno.open(path, { write: true });
     await file.write(bytes.subarray(0, SECTOR));
     await refuse(path, /the machine went down while a daemon had it in use/);
@@ -244,7 +238,7 @@ Deno.test("mallocd audit and --verify say what is wrong with a file", async () =
       {
         ...misused(
           `${folder}/none cannot be opened: No such file or directory`,
-          "a path that this user may read and write",
+          "a path that this user may read",
           "mallocd",
         ),
         code: 1,
@@ -292,6 +286,24 @@ Deno.test("mallocd-client sync waits for the disk, and says so where there is no
     assertEquals(code, 1);
     assertMatch(stderr, /not supported by this daemon/);
   });
+});
+
+Deno.test({
+  name: `mallocd audit looks at a file on a file system that is read-only${noMounts}`,
+  ignore: noMounts !== "",
+  async fn() {
+    await withFolder(async (folder) => {
+      for (const how of ["ended", "killed"] as const) {
+        leave(`${folder}/heap`, how);
+        const before = await Deno.readFile(`${folder}/heap`);
+        const script = `mount --bind ${folder} /mnt && mount -o remount,bind,ro /mnt && cd /mnt &&
+          ! touch heap && ${MALLOCD} audit heap`;
+        const { code, stdout, stderr } = await run("unshare", ["-rm", "sh", "-c", script]);
+        assertEquals([code, stdout], [0, "heap: a heap of 1MiB, no fault found\n"], stderr);
+        assertEquals(await Deno.readFile(`${folder}/heap`), before);
+      }
+    });
+  },
 });
 
 Deno.test({
