@@ -19,9 +19,9 @@ const PAGE = 4096;
 const PIECE = 4 * 1024 * 1024;
 /** Bytes after which the copy is brought to the disk, so that the kernel does not make anybody wait for it. */
 const UNSYNCED = 64 * 1024 * 1024;
-/** Pages for which no other thread is asked, and how many of those are copied in a row. */
-const SHORT = 64;
-const IN_A_ROW = 256;
+/** Bytes for fewer of which no other thread is asked, and how many pages are copied in a row. */
+const SHORT = 64 * PAGE;
+const IN_A_ROW = 1024;
 /** So many changed pages are few enough for the halt, and so many can be kept in memory. */
 const FEW = 256;
 const MAX_LAST = 1024;
@@ -86,11 +86,14 @@ class Copying {
     await this.#taken(0); // the end of an earlier one
     this.#pages.fill(0);
     await this.#order(1, "go on");
+    // All are found first: to read one has the kernel read ahead, and what it has read counts as data.
+    const stretches: [number, number][] = [];
     for (let data = from.nextData(start); data !== undefined && data[0] < end;) {
       const stop = Math.min(data[1], end);
-      await this.#copy(data[0], stop);
+      stretches.push([data[0], stop]);
       data = from.nextData(stop);
     }
+    for (const [at, stop] of stretches) await this.#copyFirst(at, stop);
     for (let round = 1; round < MAX_ROUND; round++) {
       if (round > RESTLESS) {
         const rest = Math.min(2 ** (round - RESTLESS - 1), MAX_REST_MS);
@@ -189,28 +192,8 @@ class Copying {
     }
   }
 
-  /** Copies what changed last in a round. */
-  async #copyRound(round: number): Promise<void> {
-    const { from, to } = this.#parts;
-    let inARow = 0;
-    for (const [first, count] of this.#runs(round)) {
-      if (count >= SHORT) {
-        await this.#copy(first * PAGE, (first + count) * PAGE);
-        continue;
-      }
-      const bytes = this.#buffer.subarray(0, count * PAGE);
-      from.read(bytes, first * PAGE);
-      to.write(bytes, first * PAGE);
-      inARow += count;
-      if (inARow < IN_A_ROW) continue;
-      await this.#pause();
-      await this.#sync(inARow * PAGE);
-      inARow = 0;
-    }
-  }
-
-  /** Copies a stretch while this thread does something else. */
-  async #copy(at: number, end: number): Promise<void> {
+  /** Copies a stretch to where nothing was written yet, while this thread does something else. */
+  async #copyFirst(at: number, end: number): Promise<void> {
     const { from, to } = this.#parts;
     while (at < end) {
       this.#requireWanted();
@@ -218,22 +201,48 @@ class Copying {
       let copied = this.#shares ? await from.cloneMeanwhile(to, at, length) : 0;
       if (copied === 0) {
         this.#shares = false;
-        const bytes = this.#buffer.subarray(0, length);
-        copied = await from.readMeanwhile(bytes, at);
-        if (copied !== length) throw new FileError(Errno.EIO);
-        await to.writeMeanwhile(bytes, at);
+        const bytes = await this.#read(at, length);
+        for (const [first, last] of notZero(bytes)) {
+          await this.#store(at + first, bytes.subarray(first, last));
+        }
+        copied = length;
       }
       at += copied;
-      await this.#sync(copied);
+      this.#unsynced += copied;
+      if (this.#unsynced < UNSYNCED) continue;
+      this.#unsynced = 0;
+      if (!await to.syncMeanwhile()) throw new FileError(Errno.EIO);
     }
   }
 
-  /** Counts what was written, and sometimes has the disk keep up. */
-  async #sync(written: number): Promise<void> {
-    this.#unsynced += written;
-    if (this.#unsynced < UNSYNCED) return;
-    this.#unsynced = 0;
-    if (!await this.#parts.to.syncMeanwhile()) throw new FileError(Errno.EIO);
+  /** Copies what changed last in a round. */
+  async #copyRound(round: number): Promise<void> {
+    let inARow = 0;
+    for (const [first, count] of this.#runs(round)) {
+      const end = (first + count) * PAGE;
+      for (let at = first * PAGE; at < end; at += PIECE) {
+        await this.#store(at, await this.#read(at, Math.min(PIECE, end - at)));
+      }
+      inARow += count;
+      if (inARow < IN_A_ROW) continue;
+      inARow = 0;
+      await this.#pause();
+    }
+  }
+
+  /** What a thread of the runtime can do at the side is not worth it for a few pages. */
+  async #read(at: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = this.#buffer.subarray(0, length);
+    const { from } = this.#parts;
+    const read = length < SHORT ? from.read(bytes, at) : await from.readMeanwhile(bytes, at);
+    if (read !== length) throw new FileError(Errno.EIO);
+    return bytes;
+  }
+
+  async #store(at: number, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    const { to } = this.#parts;
+    if (bytes.length < SHORT) to.write(bytes, at);
+    else await to.writeMeanwhile(bytes, at);
   }
 
   /** Lets this thread do something else. */
@@ -244,5 +253,24 @@ class Copying {
 
   #requireWanted(): void {
     if (this.#parts.signal.aborted) throw new FileError(Errno.EINTR);
+  }
+}
+
+/** Stretches of whole pages that are not zero. */
+function* notZero(bytes: Uint8Array<ArrayBuffer>): Generator<[from: number, end: number]> {
+  const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+  const isZero = (at: number) => {
+    for (let i = at / 4; i < (at + PAGE) / 4; i++) if (words[i] !== 0) return false;
+    return true;
+  };
+  for (let from = 0; from < bytes.length;) {
+    if (isZero(from)) {
+      from += PAGE;
+      continue;
+    }
+    let end = from + PAGE;
+    while (end < bytes.length && !isZero(end)) end += PAGE;
+    yield [from, end];
+    from = end;
   }
 }
