@@ -88,7 +88,7 @@ Deno.test({
         await owner.stop("SIGTERM");
       }
       const refused = async (more: string[], code: number, problem: RegExp) => {
-        const outcome = await run(MALLOCD, [...args, "--port", "0", ...more], { timeout: 15_000 });
+        const outcome = await run(MALLOCD, [...args, "--port", "0", ...more], { timeout: 40_000 });
         assertEquals(outcome.code, code, outcome.stderr);
         assertMatch(outcome.stderr, problem);
         assertMatch(outcome.stderr, /^Try: /m);
@@ -126,7 +126,7 @@ Deno.test({
   ignore: noRedis !== "",
   async fn() {
     const refused = async (args: string[], code: number, problem: RegExp) => {
-      const outcome = await run(MALLOCD, ["--port", "0", ...args], { timeout: 15_000 });
+      const outcome = await run(MALLOCD, ["--port", "0", ...args], { timeout: 40_000 });
       assertEquals(outcome.code, code, outcome.stderr);
       assertMatch(outcome.stderr, problem);
     };
