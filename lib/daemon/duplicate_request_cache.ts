@@ -26,9 +26,9 @@
  * cannot make n large. The accounts that hold k entries are a list, for each k, so that the longest is
  * found at once. All of it is made once; looking up and remembering make no garbage.
  *
- * There is one entry more than replies are remembered, so that one is always free. A reply is written to
- * an entry that was free before its request came, and then linked: what was in it is nobody's, and only the
- * links need be undone if the process is killed meanwhile.
+ * There is one entry more than replies are remembered, the *spare* one, which is in no list. A reply is
+ * written there, and another entry becomes the spare one: what was in it before is nobody's, so that only
+ * the links need be undone if the process is killed meanwhile.
  */
 
 import type { Counters } from "./counters.ts";
@@ -76,13 +76,15 @@ export const CacheFigure = {
   /** The most entries that any account holds, and the accounts that hold any. */
   most: 0,
   accounts: 1,
-  /** Entries from here on were never used; those that were and are free are linked by NEWER. */
-  unused: 2,
+  /** The last entry that was ever used; those that were and are free are linked by NEWER. */
+  used: 2,
   free: 3,
   /** The account whose oldest entry is the next to be looked at, whether it is too old. */
   hand: 4,
   /** The entries that all accounts hold. */
   held: 5,
+  /** Which entry, counted from 0, the next reply is written to. */
+  spare: 6,
 } as const;
 const Figure = CacheFigure;
 
@@ -218,10 +220,9 @@ export class DuplicateRequestCache {
    */
   remember(source: number, proven: boolean, digest: number, replyAt: number): void {
     const account = this.#account(this.#sourceHash, proven);
-    const entry = this.#takeFree(); // before another is freed, which has to stay as it is
     this.#sweep();
-    if (this.#figures[Figure.held] === this.#entries) this.#makeRoom(account);
-    else this.#hold(account, 1);
+    const entry = this.#figures[Figure.spare]!;
+    this.#set(this.#figures, Figure.spare, this.#take(account));
     const at = entry * ENTRY_WORDS;
     for (let i = 0; i < SOURCE_WORDS; i++) {
       this.#words[at + i] = this.#io.getInt32(source + 4 * i);
@@ -235,6 +236,7 @@ export class DuplicateRequestCache {
     }
     this.#words[at + DIGEST] = digest;
     this.#words[at + SECOND] = this.#clock[0]! + 1;
+    this.#words[at + NEWER] = 0;
     const links = entry * LINK_WORDS;
     const chain = this.#chain(this.#hashed);
     this.#links[links + HASH] = this.#hashed;
@@ -283,9 +285,11 @@ export class DuplicateRequestCache {
       found[link - 1] = FREE;
       link = this.#words[(link - 1) * ENTRY_WORDS + NEWER]!;
     }
-    const lost = found.findIndex((state, entry) =>
-      (state === UNLISTED) === entry < figures[Figure.unused]!
-    );
+    const spare = figures[Figure.spare]!;
+    if (!isEntry(spare + 1) || found[spare] !== UNLISTED) return "the spare entry is not spare";
+    found[spare] = FREE;
+    const used = figures[Figure.used]!;
+    const lost = found.findIndex((state, entry) => (state === UNLISTED) === entry <= used);
     if (lost >= 0) return `entry ${lost + 1} is in no list, or was never used`;
     for (let chain = 0; chain < this.#chains.length; chain++) {
       for (let link = this.#chains[chain]!; link !== 0;) {
@@ -360,23 +364,22 @@ export class DuplicateRequestCache {
     return this.#clock[0]! - second < LIFETIME_SECONDS;
   }
 
-  /** An entry that was free, and that nothing leads to any more. */
-  #takeFree(): number {
+  /** An entry that is in no list any more, instead of which this account may hold one. */
+  #take(account: number): number {
+    if (this.#figures[Figure.held] === this.#entries) return this.#takeOver(account);
+    this.#hold(account, 1);
     const free = this.#figures[Figure.free]!;
-    this.#undo?.note(this.#figures, Figure.free); // once for all that is freed until this is remembered
     if (free === 0) {
-      const unused = this.#figures[Figure.unused]!;
-      this.#set(this.#figures, Figure.unused, unused + 1);
-      return unused;
+      const entry = this.#figures[Figure.used]! + 1;
+      this.#set(this.#figures, Figure.used, entry);
+      return entry;
     }
-    const newer = (free - 1) * ENTRY_WORDS + NEWER;
-    this.#figures[Figure.free] = this.#words[newer]!;
-    if (this.#words[newer] !== 0) this.#set(this.#words, newer, 0);
+    this.#set(this.#figures, Figure.free, this.#words[(free - 1) * ENTRY_WORDS + NEWER]!);
     return free - 1;
   }
 
-  /** Forgets the oldest entry of the account that holds the most, so that this one may hold one more. */
-  #makeRoom(account: number): void {
+  /** The oldest entry of the account that holds the most. */
+  #takeOver(account: number): number {
     const most = this.#figures[Figure.most]!;
     const longest = this.#held[account] === most ? account : this.#holders[most]! - 1;
     const entry = this.#forgetOldest(longest);
@@ -385,6 +388,7 @@ export class DuplicateRequestCache {
       this.#hold(account, 1);
     }
     if (this.#isYoung(entry)) this.#counters[Counter.evictions]!++;
+    return entry;
   }
 
   /** Frees at most one entry that is too old, so that who is gone counts as an account no longer. */
@@ -395,18 +399,18 @@ export class DuplicateRequestCache {
       this.#figures[Figure.hand] = hand + 1 === ACCOUNTS ? 0 : hand + 1; // wherever it stands is right
       return;
     }
-    this.#forgetOldest(hand);
+    const entry = this.#forgetOldest(hand);
     this.#hold(hand, -1);
+    this.#set(this.#words, entry * ENTRY_WORDS + NEWER, this.#figures[Figure.free]!);
+    this.#set(this.#figures, Figure.free, entry + 1);
   }
 
-  /** Takes the oldest entry of an account that has any out of its order and its chain, and frees it. */
+  /** Takes the oldest entry of an account that has any out of its order and its chain. */
   #forgetOldest(account: number): number {
     const entry = this.#oldest[account]! - 1;
     const newer = this.#words[entry * ENTRY_WORDS + NEWER]!;
     this.#set(this.#oldest, account, newer);
     if (newer === 0) this.#set(this.#newest, account, 0);
-    this.#set(this.#words, entry * ENTRY_WORDS + NEWER, this.#figures[Figure.free]!);
-    this.#figures[Figure.free] = entry + 1; // noted by #takeFree
     const links = entry * LINK_WORDS;
     const older = this.#links[links + OLDER]!;
     const chain = this.#chain(this.#links[links + HASH]!);
@@ -483,7 +487,7 @@ export class DuplicateRequestCache {
     return (hash ^ hash >>> 15) & (this.#chains.length - 1);
   }
 
-  /** Every other store but into an entry that was free goes through here, so that it can be undone. */
+  /** Every other store but into the spare entry goes through here, so that it can be undone. */
   #set(array: Int32Array, index: number, value: number): void {
     this.#undo?.note(array, index);
     array[index] = value;
