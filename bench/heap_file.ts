@@ -1,6 +1,8 @@
 /**
- * What a heap file costs: the syscall engine's rates with one, beside those without, in turns, and how
- * long a daemon takes to be ready with many live blocks in its file.
+ * What a heap file costs: the syscall engine's rates with one, beside those without, in turns, how long a
+ * daemon takes to be ready with many live blocks and much else in its file, and how long to end when all
+ * of the heap was written since it began. And what a heap of 16 GiB costs that nobody uses. It takes
+ * as much room on the disk as the file is large.
  *
  *     deno run -P=bench bench/heap_file.ts [--smoke]
  */
@@ -9,6 +11,8 @@ import { runLoad } from "../lib/client/load/run.ts";
 import { LibcWire } from "../lib/client/load/libc_wire.ts";
 import { parseMix, parseSizes, type Workload } from "../lib/client/load/workload.ts";
 import { Remote } from "../lib/client/remote.ts";
+import { HEAP_BASE } from "../lib/heap/heap.ts";
+import { readShort } from "../lib/system/file.ts";
 import { HOST, medians, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
@@ -42,10 +46,40 @@ async function timeToReady(...args: string[]): Promise<number> {
   return performance.now() - start;
 }
 
+/** Bytes of a write, and how many writes are on their way. */
+const PIECE = 60_000;
+const AT_ONCE = 64;
+
+/** Writes all of the heap, and returns milliseconds until the daemon has then ended by SIGTERM. */
+async function timeToEnd(bytes: number, ...args: string[]): Promise<number> {
+  const daemon = await startMallocd("syscall", ...args);
+  await using remote = await Remote.connect({ server: `${HOST}:${daemon.port}` });
+  const data = new Uint8Array(PIECE).fill(0x5a);
+  let at = 0;
+  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+    while (at < bytes) {
+      const piece = data.subarray(0, Math.min(PIECE, bytes - at));
+      at += piece.length;
+      await remote.write(BigInt(HEAP_BASE) + BigInt(at - piece.length), piece);
+    }
+  }));
+  const start = performance.now();
+  await daemon[Symbol.asyncDispose]();
+  return performance.now() - start;
+}
+
+/** Bytes of a daemon that are resident when it is ready and nobody uses it. */
+async function residentOf(...args: string[]): Promise<number> {
+  await using daemon = await startMallocd("syscall", ...args);
+  const status = readShort(`/proc/${daemon.pid}/status`); // Deno would want all permissions
+  return Number(/^VmRSS:\s*(\d+) kB$/m.exec(status)?.[1]) * 1024;
+}
+
 async function main(rounds: number, ms: number, blocks: number): Promise<void> {
   const folder = await Deno.makeTempDir({ prefix: "mallocd-bench-" });
   const path = `${folder}/heap`;
-  const size = ["--memory", blocks > 1000 ? "4GiB" : "16MiB"];
+  const [bytes, name] = blocks > 1000 ? [4 * 1024 ** 3, "4GiB"] : [16 * 1024 ** 2, "16MiB"];
+  const size = ["--memory", name];
   const inFile = [...size, "--heap-file", path];
   try {
     const rows = [["syscall engine", "in a file, a second", "in memory, a second", "ratio"]];
@@ -71,14 +105,35 @@ async function main(rounds: number, ms: number, blocks: number): Promise<void> {
         await Promise.all(Array.from({ length: 1000 }, () => remote.malloc(64)));
       }
     }
-    const [full, empty] = await medians(rounds, [
-      () => timeToReady(...inFile),
-      () => timeToReady(...size),
+    const empty = () => timeToReady(...size);
+    const full = () => timeToReady(...inFile);
+    const [someMs, emptyMs] = await medians(rounds, [full, empty]);
+    const endMs = await timeToEnd(bytes, ...inFile, "--sync", "0");
+    const huge = ["--memory", "16GiB"];
+    const [fullMs, hugeMs, againMs] = await medians(rounds, [
+      full,
+      () => timeToReady(...huge),
+      empty,
     ]);
-    console.log(
-      `ready with ${grouped(blocks)} live blocks in a file in ${full!.toFixed(0)} ms, ` +
-        `with an empty heap in memory in ${empty!.toFixed(0)} ms`,
-    );
+    const [hugeBytes, emptyBytes] = await medians(rounds, [
+      () => residentOf(...huge),
+      () => residentOf(...size),
+    ]);
+    const row = (what: string, one: number, other: number, unit: string) => [
+      what,
+      `${one.toFixed(0)} ${unit}`,
+      `${other.toFixed(0)} ${unit}`,
+      ratio(one / other),
+    ];
+    const MIB = 1024 ** 2;
+    printTable([
+      ["", "", `empty ${name} in memory`, "ratio"],
+      row(`ready with ${grouped(blocks)} live blocks in a file`, someMs!, emptyMs!, "ms"),
+      row(`ready with these and all ${name} written`, fullMs!, againMs!, "ms"),
+      row("ready with 16GiB in memory", hugeMs!, againMs!, "ms"),
+      row("resident with 16GiB in memory", hugeBytes! / MIB, emptyBytes! / MIB, "MiB"),
+    ]);
+    console.log(`ended by SIGTERM ${endMs.toFixed(0)} ms after the last of ${name} was written`);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

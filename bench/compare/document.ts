@@ -76,6 +76,9 @@ export interface Findings {
   readonly seconds: number;
 }
 
+/** The heading from which on the file is not what was found here, and stays. */
+export const OTHER_BENCHES = "## Other benches";
+
 export function document(findings: Findings): string {
   const { results, servers, machine, prefix, halfRate, rounds, seconds } = findings;
   const cores = prefix === ""
@@ -90,7 +93,8 @@ export function document(findings: Findings): string {
   const versions = servers.map(({ name, version }) => [name, version]);
   return `# Benchmarks
 
-This file and its plots are what \`make bench-compare\` wrote, and nothing in them is edited by hand.
+This file, up to "Other benches", and its plots are what \`make bench-compare\` wrote, and nothing in
+that is edited by hand.
 It takes some minutes, wants a machine with nothing else to do, and leaves out what is not installed.
 
 ${table(claimRows(results))}

@@ -11,7 +11,7 @@
 
 import { printTable } from "../table.ts";
 import { shareCores } from "./cores.ts";
-import { claimRows, document, latencyRows, rateRows } from "./document.ts";
+import { claimRows, document, latencyRows, OTHER_BENCHES, rateRows } from "./document.ts";
 import { atRate, IN_FLIGHT, LINES, type Load, type LoadKey, LOADS, OFFERED } from "./loads.ts";
 import { describeMachine } from "./machine.ts";
 import { type Measurement, median, Results } from "./measurement.ts";
@@ -80,7 +80,9 @@ async function main(plan: Plan, write: boolean): Promise<void> {
     if (!write) return;
     await Deno.writeTextFile(new URL("throughput.svg", DOCS), throughput);
     await Deno.writeTextFile(new URL("latency.svg", DOCS), latency);
-    await Deno.writeTextFile(new URL("benchmarks.md", DOCS), text);
+    const path = new URL("benchmarks.md", DOCS);
+    const before = await Deno.readTextFile(path);
+    await Deno.writeTextFile(path, text + before.slice(before.indexOf(OTHER_BENCHES)));
     await run(Deno.execPath(), "fmt", "--quiet", new URL("benchmarks.md", DOCS).pathname);
   } finally {
     await Promise.all(servers.map((server) => server.stop()));

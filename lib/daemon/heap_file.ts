@@ -174,6 +174,7 @@ export class HeapFile {
         header = newHeader(options);
         writeHeader(file, header);
       }
+      zeroFormer(file, header); // of a growing that was killed, before another one
       if (header.heap < BigInt(options.memory)) {
         header = grow(path, file, header, options, sparse);
       }

@@ -2,6 +2,7 @@
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { HEAP_BASE } from "../../lib/heap/heap.ts";
+import { File } from "../../lib/system/file.ts";
 import { HeapFile, HeapFileError, mapHeap } from "../../lib/daemon/heap_file.ts";
 import type { StateOptions } from "../../lib/daemon/state.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
@@ -170,6 +171,104 @@ Deno.test("a heap file grows to a larger --memory, and all in it stays where it 
     const rest = bytes.subarray(0, 3 * SIZE);
     assert(rest.every((byte) => byte === 0), "the earlier state is in the heap");
     again.file.end();
+  });
+});
+
+/** Stops the process before its `limit`-th call that changes a file; whether it came to that. */
+function isKilled(limit: number, act: () => void): boolean {
+  class Killed extends Error {}
+  const methods = ["truncate", "reserve", "punch", "write", "sync"] as const;
+  const before = methods.map((name) => [name, File.prototype[name]] as const);
+  let calls = 0;
+  for (const [name, method] of before) {
+    Reflect.set(File.prototype, name, function (this: File, ...args: unknown[]) {
+      if (calls++ === limit) throw new Killed();
+      return Reflect.apply(method, this, args);
+    });
+  }
+  try {
+    act();
+    return false;
+  } catch (error) {
+    if (error instanceof Killed) return true;
+    throw error;
+  } finally {
+    for (const [name, method] of before) Reflect.set(File.prototype, name, method);
+  }
+}
+
+for (const next of [4 * SIZE, 16 * SIZE]) {
+  Deno.test(`a heap file whose growing was killed at any step grows to ${next} bytes when it starts again`, async () => {
+    await withFolder(async (folder) => {
+      const path = `${folder}/heap`;
+      const random = new Random(17);
+      const options = { ...OPTIONS, quota: SIZE };
+      const large = { ...options, memory: 4 * SIZE };
+      const first = start(path, options);
+      for (let i = 0; i < 30; i++) first.box.ask(malloc(i + 1, 1 << i % 15));
+      const data = random.bytes(3000).toHex();
+      first.box.ask(write(HEAP_BASE + SIZE - 3000, data));
+      first.file.end();
+      const original = await Deno.readFile(path);
+      const zeros = "00".repeat(32_768);
+      let [steps, olds] = [0, 0];
+      for (;; steps++) {
+        await Deno.writeFile(path, original);
+        if (!isKilled(steps, () => HeapFile.open(path, large, { sparse: true }).close())) break;
+        const { size } = await Deno.stat(path);
+        const isOld = (await Deno.readFile(path)).subarray(0, SECTOR)
+          .every((byte, i) => byte === original[i]);
+        if (isOld) { // of what is behind its end, any of the stores may have been made
+          olds++;
+          using content = await Deno.open(path, { write: true });
+          await content.seek(original.length, Deno.SeekMode.Start);
+          await content.write(random.bytes(size - original.length));
+          HeapFile.open(path, options, { sparse: true }).close();
+        }
+        const { file, box } = start(path, { ...options, memory: next });
+        assertEquals(box.count("blocks"), 30);
+        assertEquals(box.ask(read(HEAP_BASE + SIZE - 3000, 3000)), data);
+        for (let at = SIZE; at < next; at += 32_768) {
+          assert(
+            box.ask(read(HEAP_BASE + at, 32_768)) === zeros,
+            `step ${steps}: not zero at ${at}`,
+          );
+        }
+        file.close();
+        const again = HeapFile.open(path, { ...options, memory: next }, { sparse: true });
+        assertEquals(again.findFault({ ...options, memory: next }), undefined, `step ${steps}`);
+        again.close();
+      }
+      assert(
+        olds >= 3 && steps - olds >= 3,
+        `killed ${olds} times before it had grown of ${steps}`,
+      );
+    });
+  });
+}
+
+Deno.test("a heap file grows across 4 GiB, and again, from sizes that are no powers of two, too", async () => {
+  const GIB = 1024 ** 3;
+  await withFolder((folder) => {
+    const path = `${folder}/heap`;
+    const replies: (string | undefined)[] = [];
+    for (const [i, memory] of [3 * GIB, 4 * GIB, 16 * GIB].entries()) {
+      const { file, box } = start(path, { ...OPTIONS, memory });
+      for (let tag = 1; tag <= i * 4; tag++) {
+        assertEquals(box.ask(malloc(tag, 5000 * tag)), replies[tag]);
+      }
+      for (let tag = i * 4 + 1; tag <= i * 4 + 4; tag++) {
+        replies[tag] = box.ask(malloc(tag, 5000 * tag));
+      }
+      for (let before = 0; before < i; before++) {
+        const last = [3, 4][before]! * GIB - 8;
+        assertEquals(box.ask(read(HEAP_BASE + last, 16)), `${"5a".repeat(8)}${"00".repeat(8)}`);
+      }
+      box.ask(write(HEAP_BASE + memory - 8, "5a".repeat(8)));
+      assertEquals(box.count("blocks"), 4 * i + 4);
+      assertEquals(file.findFault({ ...OPTIONS, memory }), undefined);
+      file.end();
+    }
   });
 });
 
