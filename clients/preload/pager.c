@@ -56,6 +56,7 @@ struct chunk {
   uint8_t state;
   bool dirty;  /* differs from its home, or has none. ACTIVE: if not, it is protected from writes */
   bool wanted; /* FETCHING: somebody waits for it, to write if `dirty` */
+  uint8_t trust; /* how often it is still mapped for writing when it is only read: it was written before */
 };
 
 enum { UNUSED, KEPT, HOMING, WRITING, READING };
@@ -84,6 +85,11 @@ struct list {
 enum { BUFFERS = 12, LEAST_BUFFERS = 8, RESERVED = 2 };
 /* Chunks that are fetched before they are asked for, when their neighbour was. */
 enum { AHEAD = 6 };
+/*
+ * Who reads what was written before mostly writes it then, and would fault once more. If not, it is sent to the
+ * daemon in vain: so many times, until it is written again.
+ */
+enum { TRUST = 3 };
 enum { KEPT_HOMES = 32, FREES = 128, EVENTS = 16, SLICE = 50 };
 enum { STACK = 256 << 10, STACK_PAGES = 4, PROBE = 500 };
 
@@ -192,6 +198,11 @@ static uint32_t *owners_of(uint64_t home) {
   return &owners[(home - daemon_known.base) / CHUNK];
 }
 
+/* Another process needs what is at the home, which stays as it is. */
+static bool is_shared(const struct chunk *chunk) {
+  return chunk->home != 0 && __atomic_load_n(owners_of(chunk->home), __ATOMIC_ACQUIRE) > 1;
+}
+
 static void give_up(uint64_t home) {
   if (home != 0 && __atomic_sub_fetch(owners_of(home), 1, __ATOMIC_ACQ_REL) == 0) {
     spares[spare.count] = home;
@@ -243,7 +254,7 @@ static void ask_for_home(struct buffer *buffer) {
 /* Sets off what makes an idle chunk clean. */
 static void start_write(struct buffer *buffer) {
   struct chunk *chunk = buffer->chunk;
-  if (chunk->home != 0 && __atomic_load_n(owners_of(chunk->home), __ATOMIC_ACQUIRE) > 1) {
+  if (is_shared(chunk)) {
     give_up(chunk->home);
     chunk->home = 0;
   }
@@ -273,11 +284,18 @@ static void detach(struct chunk *chunk) {
   chunk->home = 0;
 }
 
-static void map_from_buffer(struct chunk *chunk, bool dirty) {
+/* `differs` from its home whether it is written now or not. */
+static void map_from_buffer(struct chunk *chunk, bool is_write, bool differs) {
   struct buffer *buffer = chunk->buffer;
   link_active(chunk);
-  chunk->dirty = dirty;
-  userfault_copy(userfault, address_of(chunk), buffer->data, CHUNK, !dirty);
+  chunk->dirty = is_write || differs;
+  if (is_write) {
+    chunk->trust = TRUST;
+  } else if (!differs && chunk->trust > 0 && !is_shared(chunk)) {
+    chunk->trust--;
+    chunk->dirty = true;
+  }
+  userfault_copy(userfault, address_of(chunk), buffer->data, CHUNK, !chunk->dirty);
 }
 
 static void complete(struct mallocd_op *op) {
@@ -316,7 +334,7 @@ static void complete(struct mallocd_op *op) {
       buffer->state = KEPT;
       return append(&idle, buffer);
     }
-    map_from_buffer(chunk, chunk->dirty);
+    map_from_buffer(chunk, chunk->dirty, false);
     chunk->buffer = NULL;
     return make_unused(buffer);
   }
@@ -464,7 +482,7 @@ static void handle_fault(struct chunk *chunk, char *page, bool is_write, bool is
   } else if (chunk->state == IDLE) {
     counts.rescued++;
     bool is_sent = chunk->buffer->state != KEPT;
-    map_from_buffer(chunk, is_write || chunk->dirty || is_sent);
+    map_from_buffer(chunk, is_write, chunk->dirty || is_sent);
     detach(chunk);
   } else if (chunk->state == REMOTE) {
     if (is_stale) die("%s was restarted, and has lost what this program had there", options.server);
@@ -478,6 +496,7 @@ static void handle_fault(struct chunk *chunk, char *page, bool is_write, bool is
     chunk->dirty |= is_write;
   } else if (is_protection) {
     chunk->dirty = true;
+    chunk->trust = TRUST;
     userfault_protect(userfault, address, CHUNK, false);
   } else {
     /* It has come since, unless the program has done away with it: then it is zeros. */

@@ -417,53 +417,86 @@ test("mallocd-run says what it cannot do", async () => {
   assertMatch((await run(RUN, ["/no/such"])).stderr, /^mallocd-run: \/no\/such: No such file/);
 });
 
+const SYSCTL = "/proc/sys/vm/unprivileged_userfaultfd";
+
 const whyNobody = (await run("id", ["-u"])).stdout !== "0\n"
   ? " (not root)"
-  : (await run("cat", ["/proc/sys/vm/unprivileged_userfaultfd"])).stdout !== "0\n"
+  : (await run("cat", [SYSCTL])).stdout !== "0\n"
   ? " (vm.unprivileged_userfaultfd is not 0)"
   : await whyNo("setpriv");
 
+/** Runs programs as somebody who may have no userfaultfd, with a copy of the library that he may read. */
+async function withNobody(
+  use: (by: (...words: string[]) => Promise<Outcome>, folder: string) => Promise<void>,
+): Promise<void> {
+  await withFolder(async (folder) => {
+    await using daemon = await Mallocd.start(HEAP);
+    await Deno.chmod(folder, 0o755);
+    for (const name of ["mallocd-run", "libmallocd.so", "driver"]) {
+      await Deno.copyFile(BUILD + name, `${folder}/${name}`);
+      await Deno.chmod(`${folder}/${name}`, 0o755);
+    }
+    const user = ["--reuid", `${NOBODY}`, "--regid", `${NOBODY}`, "--clear-groups"];
+    const options = ["--server", daemon.server, "--local", "4MiB"];
+    const by = (...words: string[]) =>
+      run("setpriv", [...user, `${folder}/mallocd-run`, ...options, ...words], {
+        timeout: PATIENCE,
+      });
+    await use(by, folder);
+    await empty(daemon);
+  });
+}
+
+/** What reads into memory that is not here, and what forks, does the same as without the library. */
+async function assertSameForNobody(
+  by: (...words: string[]) => Promise<Outcome>,
+  folder: string,
+): Promise<void> {
+  for (const test of ["system", "fork"]) {
+    const driver = `${folder}/driver`;
+    assertEquals(await by(driver, test), await run(driver, [test], { timeout: PATIENCE }));
+  }
+}
+
 test(
   "who may have no userfaultfd is told what to do, and mallocd-run as setuid root is one way",
-  async () => {
-    await withFolder(async (folder) => {
-      await using daemon = await Mallocd.start(HEAP);
-      await Deno.chmod(folder, 0o755);
-      for (const name of ["mallocd-run", "libmallocd.so", "driver"]) {
-        await Deno.copyFile(BUILD + name, `${folder}/${name}`);
-        await Deno.chmod(`${folder}/${name}`, 0o755);
-      }
-      const user = ["--reuid", `${NOBODY}`, "--regid", `${NOBODY}`, "--clear-groups"];
-      const options = ["--server", daemon.server, "--local", "4MiB"];
-      const words = (...more: string[]) => [...user, `${folder}/mallocd-run`, ...options, ...more];
-      const system = [`${folder}/driver`, "system"], fork = [`${folder}/driver`, "fork"];
-
-      const refused = await run("setpriv", words("true"));
+  () =>
+    withNobody(async (by, folder) => {
+      const refused = await by("true");
       assertEquals([refused.code, refused.stdout], [1, ""]);
       assertMatch(
         refused.stderr,
         /^mallocd: no permission for userfaultfd\nmallocd: Try: let the user /,
       );
-      assertEquals(await run("setpriv", words("--fallback", "echo", "hello")), {
+      assertEquals(await by("--fallback", "echo", "hello"), {
         code: 0,
         stdout: "hello\n",
         stderr: "mallocd: no permission for userfaultfd: this is plain malloc\n",
       });
-
       await Deno.chmod(`${folder}/mallocd-run`, 0o4755);
-      assertEquals(await run("setpriv", words("id", "-u")), {
-        code: 0,
-        stdout: `${NOBODY}\n`,
-        stderr: "",
-      });
-      for (const [program = "", ...args] of [system, fork]) {
-        assertEquals(
-          await run("setpriv", words(program, ...args), { timeout: PATIENCE }),
-          await run(program, args, { timeout: PATIENCE }),
-        );
-      }
-      await empty(daemon);
-    });
-  },
+      assertEquals(await by("id", "-u"), { code: 0, stdout: `${NOBODY}\n`, stderr: "" });
+      await assertSameForNobody(by, folder);
+    }),
   whyNobody,
+);
+
+/** As `sysctl vm.unprivileged_userfaultfd=1` does; empty, or why it may not be. */
+async function allowUserfaultfd(value: 0 | 1): Promise<string> {
+  const { code } = await run("sh", ["-c", `echo ${value} >${SYSCTL}`]);
+  return code === 0 ? "" : ` (vm.unprivileged_userfaultfd cannot be set)`;
+}
+
+test(
+  "who may have no userfaultfd may once the sysctl says so",
+  () =>
+    withNobody(async (by, folder) => {
+      assertEquals(await allowUserfaultfd(1), "");
+      try {
+        await assertSameForNobody(by, folder);
+      } finally {
+        await allowUserfaultfd(0);
+      }
+      assertEquals((await by("true")).code, 1);
+    }),
+  whyNobody || await allowUserfaultfd(0),
 );
