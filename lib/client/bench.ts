@@ -7,7 +7,7 @@ import { Unavailable } from "../system/libc.ts";
 import { DenoWire } from "./load/deno_wire.ts";
 import { LibcWire } from "./load/libc_wire.ts";
 import { lossOf, problemOf, type Workload } from "./load/workload.ts";
-import { type Report, runLoad } from "./load/run.ts";
+import { latenessOf, type Report, runLoad } from "./load/run.ts";
 import { type Wire, WireError } from "./load/wire.ts";
 import { parseServer, resolve } from "./transport.ts";
 import type { Context, Terminal } from "./command.ts";
@@ -40,6 +40,8 @@ export async function bench(
     const report = await runLoad(workload, flags.seconds, { remote, wire, terminal });
     terminal.write(json ? JSON.stringify(report) + "\n" : describe(report));
     if (report.shortfall !== undefined) terminal.say(`mallocd-client: bench: ${report.shortfall}`);
+    const lateness = latenessOf(report);
+    if (lateness !== undefined) terminal.say(`mallocd-client: bench: ${lateness}`);
     if (report.lost > 0) {
       terminal.say(`mallocd-client: bench: ${report.lost} were lost: ${lossOf(workload)}`);
     }

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Histogram } from "../../lib/client/load/histogram.ts";
-import { latencyOf, runLoad, shortfallOf } from "../../lib/client/load/run.ts";
+import { latencyOf, latenessOf, runLoad, shortfallOf } from "../../lib/client/load/run.ts";
 import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
 import { LIBC_PATHS } from "../../lib/system/libc.ts";
@@ -487,6 +487,29 @@ Deno.test("an open loop counts what it sent late because no more might be in fli
   bench.receive();
   bench.send();
   assertEquals(bench.load.held, 1);
+});
+
+Deno.test("an open loop counts by how much it sent later than due what nothing held back", () => {
+  const bench = new Bench({ ...READS, inFlight: 4, rate: 1000 });
+  for (const ms of [0, 1.250111, 2.250111, 3.250111]) {
+    bench.load.now = ms;
+    bench.send();
+  }
+  bench.load.now = 9;
+  bench.receive();
+  bench.send(); // what was held back until now
+  const { lateness } = bench.load;
+  assertEquals(lateness.total, 4);
+  assertEquals([25, 50, 100].map((percent) => lateness.percentile(percent)), [0, 250_111, 250_111]);
+});
+
+Deno.test("latenessOf() says when the latencies are the client's own", () => {
+  const latency = { p50: 100, p90: 100, p99: 100, "p99.9": 100, max: 100 };
+  assertEquals(latenessOf({ latency }), undefined);
+  assertEquals(latenessOf({ latency, late: 20 }), undefined);
+  assert(
+    latenessOf({ latency, late: 20.01 })!.startsWith("half of the requests were sent 20.01 us"),
+  );
 });
 
 Deno.test("shortfallOf() says that a rate was not reached, and what held it back", () => {

@@ -54,6 +54,8 @@ export class Client {
   #due = 0;
   /** Whether that one is due, and waits until a slot is idle. */
   #isHeld = false;
+  /** What was due before this had to wait for what was in flight. */
+  #heldUntil = -Infinity;
 
   /** Slots without a datagram: the first #idle of #idleSlots. */
   readonly #idleSlots: Int32Array;
@@ -214,6 +216,9 @@ export class Client {
     if (this.#isHeld) {
       this.#ledger.held += this.#perDatagram;
       this.#isHeld = false;
+    }
+    if (interval !== 0 && since > this.#heldUntil) {
+      this.#ledger.lateness.record(Math.round((now - since) * 1e6), this.#perDatagram);
     }
     const slot = this.#idleSlots[this.#idle - 1]!;
     const first = slot * this.#perDatagram;
@@ -597,6 +602,7 @@ export class Client {
   #release(slot: number): void {
     this.#turn[slot] = (this.#turn[slot]! + 1) % this.#turns;
     this.#deadline[slot] = Infinity;
+    if (this.#idle === 0) this.#heldUntil = this.#ledger.now;
     this.#idleSlots[this.#idle++] = slot;
   }
 }

@@ -12,7 +12,7 @@ const ROOM = 64 * 1024;
 /**
  * A timer may be late by more than a millisecond, which would be counted as the daemon's latency. So close
  * to what is due, the loop looks again each time that a datagram to itself has come, which takes some ten
- * microseconds. From about 10,000 requests a second on this is not enough: the latencies are too long.
+ * microseconds. From about 10,000 requests a second on this is not enough: bench then says that it was late.
  */
 const TIMER_LATE_MS = 4;
 /** The longest time without a look at what is due. */

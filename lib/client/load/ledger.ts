@@ -1,7 +1,7 @@
 /** What the clients of a load share: the clock, the schedule, and what has become of their requests. */
 
 import { METHODS } from "../../protocol/wire.ts";
-import type { Histogram } from "./histogram.ts";
+import { Histogram } from "./histogram.ts";
 import type { Workload } from "./workload.ts";
 
 /** Opcodes are small numbers: counters are indexed by them. */
@@ -26,6 +26,8 @@ export class Ledger {
   unsent = 0;
   /** Requests that were sent later than due because the client had its datagrams in flight. */
   held = 0;
+  /** Of an open loop: by how much requests were sent later than due, unless they were held back. */
+  readonly lateness = new Histogram();
   readonly #latencies: Histogram;
   /** Requests that are not recorded yet, and when they were due and answered. */
   #count = 0;
@@ -46,6 +48,7 @@ export class Ledger {
   /** Forgets what was counted so far. The histogram's owner does the same with it. */
   reset(): void {
     this.#count = 0;
+    this.lateness.reset();
     this.done.fill(0);
     this.lost =
       this.wrong =

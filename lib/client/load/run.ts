@@ -28,6 +28,8 @@ export interface Report {
   /** Of a rate that was not reached: requests that were due and never sent, and why. */
   readonly unsent: number;
   readonly shortfall?: string;
+  /** Of an open loop, by how many microseconds half of the requests were sent later than due. */
+  readonly late?: number;
   readonly latency: Readonly<Record<"p50" | "p90" | "p99" | "p99.9" | "max", number>>;
 }
 
@@ -108,6 +110,7 @@ async function measure(
     ...counts,
     ...{ lost, wrong, refused, unsent },
     ...(shortfall === undefined ? {} : { shortfall }),
+    ...(load.interval === 0 ? {} : { late: microseconds(load.lateness, 50) }),
     latency: latencyOf(histogram),
   };
 }
@@ -162,14 +165,28 @@ function methodsOf({ done }: Load): Report["methods"] {
   return Object.fromEntries(counts.filter(([, count]) => count !== 0));
 }
 
+/** A latency of which the client itself has more than this share tells nothing of the daemon. */
+const OWN_SHARE = 0.2;
+
+/** Says that the client has sent so late that its latencies are its own, if it has. */
+export function latenessOf(
+  { late = 0, latency }: Pick<Report, "late" | "latency">,
+): string | undefined {
+  if (late <= OWN_SHARE * latency.p50) return undefined;
+  return `half of the requests were sent ${late} us late, or later: so much of the latencies is this ` +
+    "client's, or its machine's, and not the daemon's";
+}
+
 export function latencyOf(histogram: Histogram): Report["latency"] {
-  const microseconds = (percentile: number) =>
-    Math.round(histogram.percentile(percentile) / 10) / 100;
   return {
-    p50: microseconds(50),
-    p90: microseconds(90),
-    p99: microseconds(99),
-    "p99.9": microseconds(99.9),
-    max: microseconds(100),
+    p50: microseconds(histogram, 50),
+    p90: microseconds(histogram, 90),
+    p99: microseconds(histogram, 99),
+    "p99.9": microseconds(histogram, 99.9),
+    max: microseconds(histogram, 100),
   };
+}
+
+function microseconds(histogram: Histogram, percentile: number): number {
+  return Math.round(histogram.percentile(percentile) / 10) / 100;
 }
