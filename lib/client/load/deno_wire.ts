@@ -12,7 +12,7 @@ const ROOM = 64 * 1024;
 /**
  * A timer may be late by more than a millisecond, which would be counted as the daemon's latency. So close
  * to what is due, the loop looks again each time that a datagram to itself has come, which takes some ten
- * microseconds. From about 10,000 requests a second on this is not enough: bench then says that it was late.
+ * microseconds: so much later are replies seen, too. On a busy machine that is not enough, and bench says so.
  */
 const TIMER_LATE_MS = 4;
 /** The longest time without a look at what is due. */
@@ -57,8 +57,10 @@ export class DenoWire implements Wire {
     }
     for (load.now = performance.now(); load.now < until; load.now = performance.now()) {
       load.clients.forEach((client, i) => this.#send(i, client));
-      // In a closed loop nothing is due at a time: what is received sends what is next.
-      const due = load.interval === 0 ? Infinity : load.untilDue;
+      // In a closed loop nothing is due at a time: what is received sends what is next. In an open one,
+      // what is due after the next reply may be due before a timer is over.
+      const { untilDue, interval } = load;
+      const due = interval === 0 ? Infinity : untilDue === Infinity ? 0 : untilDue;
       const wait = Math.min(due - TIMER_LATE_MS, until - load.now, TICK_MS);
       if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
       else await this.#turn();
