@@ -11,6 +11,8 @@ const PATIENCE_MS = 30_000;
 export interface Server extends AsyncDisposable {
   /** The line in which it said so. */
   readonly line: string;
+  /** All that it has said on that stream so far. */
+  output(): string;
   readonly port: number;
   readonly pid: number;
 }
@@ -35,19 +37,25 @@ export async function startServer(
   }).spawn();
   const lines = child[output].pipeThrough(new TextDecoderStream());
   let said = "";
-  for await (const text of lines.values({ preventCancel: true })) {
-    said += text;
-    if (said.includes("\n")) break;
-  }
+  const ready = Promise.withResolvers<void>();
+  const listening = (async () => {
+    for await (const text of lines) {
+      said += text;
+      if (said.includes("\n")) ready.resolve();
+    }
+    ready.resolve();
+  })();
+  await ready.promise;
   const port = /:(\d+)\b/.exec(said)?.[1];
   if (port === undefined) throw new Error(`Cannot start ${args.join(" ")}: ${said}`);
   return {
     pid: child.pid,
     line: said.split("\n")[0]!,
     port: Number(port),
+    output: () => said,
     async [Symbol.asyncDispose]() {
       child.kill("SIGTERM");
-      await lines.cancel();
+      await listening;
       await child.status;
     },
   };

@@ -133,6 +133,8 @@ export class HeapFile {
   #header: Header;
   /** Whether there was nothing in it, or no file at all. */
   readonly #was: Was;
+  /** Where the state of a snapshot is looked at: one memory, or each would hold its file until it is collected. */
+  #copy: State | undefined;
 
   private constructor(
     { path, file, header, state, was, sparse }: {
@@ -323,7 +325,7 @@ export class HeapFile {
       const epoch = crypto.getRandomValues(new Int32Array(2));
       epoch[1]! |= 1;
       to.write(new Uint8Array(epoch.buffer), stateAt + service.epoch.byteOffset);
-      const copy = newState(options);
+      const copy = this.#copy ??= newState(options);
       to.map(copy.undo.log.buffer, stateAt, Number(header.state), "private");
       header.condition = Condition.clean;
       header.digest = digest(to, header, copy);

@@ -326,10 +326,9 @@ async function snapshot(
     say({ msg: "snapshot", file: file.snapshotPath, ms, rounds, halt_ms: haltMs.toFixed(2) });
     return 0;
   } catch (error) {
-    if (!(error instanceof FileError)) throw error;
-    const reason = signal.aborted ? "the daemon ends" : error.message;
+    const reason = signal.aborted ? "the daemon ends" : error instanceof Error ? error.message : "";
     say({ msg: "no snapshot", level: "error", file: file.snapshotPath, reason });
-    return error.errno;
+    return error instanceof FileError ? error.errno : Errno.EIO;
   }
 }
 

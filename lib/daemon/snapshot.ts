@@ -10,7 +10,7 @@
  *                                       in 1        in 2      in 3
  */
 
-import { type ChangesPlace, MAX_ROUND, Order } from "../heap/changes.ts";
+import { type ChangesPlace, MAX_ROUND, Order, REGION_SHIFT } from "../heap/changes.ts";
 import { Errno } from "../system/libc.ts";
 import { type File, FileError } from "../system/file.ts";
 
@@ -68,7 +68,6 @@ export async function copyLive(parts: SnapshotParts): Promise<Halted> {
 
 class Copying {
   readonly #parts: SnapshotParts;
-  readonly #pages: Uint8Array;
   readonly #orders: Int32Array<SharedArrayBuffer>;
   readonly #buffer = new Uint8Array(PIECE).fill(1); // so that its pages are there when they are needed
   #unsynced = 0;
@@ -76,7 +75,6 @@ class Copying {
 
   constructor(parts: SnapshotParts) {
     this.#parts = parts;
-    this.#pages = parts.changes.pages;
     this.#orders = parts.changes.orders;
     this.#shares = parts.mayShare;
   }
@@ -84,7 +82,8 @@ class Copying {
   async run(): Promise<Halted> {
     const { from, start, end } = this.#parts;
     await this.#taken(0); // the end of an earlier one
-    this.#pages.fill(0);
+    this.#parts.changes.pages.fill(0);
+    this.#parts.changes.regions.fill(0);
     await this.#order(1, "go on");
     // All are found first: to read one has the kernel read ahead, and what it has read counts as data.
     const stretches: [number, number][] = [];
@@ -149,14 +148,19 @@ class Copying {
     return hasWaited;
   }
 
-  /** Runs of pages that changed last in a round. */
+  /** Runs of pages that changed last in a round, each within a region. */
   *#runs(round: number): Generator<[first: number, count: number]> {
-    const pages = this.#pages;
-    for (let first = pages.indexOf(round); first >= 0;) {
-      let next = first + 1;
-      while (pages[next] === round) next++;
-      yield [first, next - first];
-      first = pages.indexOf(round, next);
+    const { pages, regions } = this.#parts.changes;
+    for (const [region, last] of regions.entries()) {
+      if (last < round) continue; // it may have changed again since
+      const end = Math.min((region + 1) << REGION_SHIFT, pages.length);
+      for (let first = region << REGION_SHIFT; first < end; first++) {
+        if (pages[first] !== round) continue;
+        let next = first + 1;
+        while (next < end && pages[next] === round) next++;
+        yield [first, next - first];
+        first = next;
+      }
     }
   }
 

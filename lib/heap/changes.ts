@@ -13,6 +13,8 @@
 
 const PAGE_SHIFT = 12;
 const PAGE = 1 << PAGE_SHIFT;
+/** Pages are counted by regions of 4 MiB, so that to find few of many takes no time. */
+export const REGION_SHIFT = 10;
 /** 32-bit words of a page. */
 const WORDS_SHIFT = PAGE_SHIFT - 2;
 
@@ -37,13 +39,17 @@ export const MAX_HALT_MS = 50;
 export interface ChangesPlace {
   /** By a page's number in the file: the round. */
   readonly pages: Uint8Array<SharedArrayBuffer>;
+  /** By a region's number: the last round in which one of its pages changed. */
+  readonly regions: Uint8Array<SharedArrayBuffer>;
   readonly orders: Int32Array<SharedArrayBuffer>;
 }
 
 /** For a file of so many bytes. */
 export function newChangesPlace(bytes: number): ChangesPlace {
+  const pages = Math.ceil(bytes / PAGE);
   return {
-    pages: new Uint8Array(new SharedArrayBuffer(Math.ceil(bytes / PAGE))),
+    pages: new Uint8Array(new SharedArrayBuffer(pages)),
+    regions: new Uint8Array(new SharedArrayBuffer((pages >>> REGION_SHIFT) + 1)),
     orders: new Int32Array(new SharedArrayBuffer(4 * Object.keys(Order).length)),
   };
 }
@@ -60,14 +66,18 @@ export class Changes {
   /** The round that this thread is in. */
   round = 0;
   readonly #pages: Uint8Array;
+  readonly #regions: Uint8Array;
   readonly #orders: Int32Array;
   readonly #heap: number;
   readonly #state: number;
   readonly #dirtyAt: number;
   readonly #clearedAt: number;
 
-  constructor({ pages, orders, heapAt, stateAt, heap: { dirty, cleared } }: ChangesOptions) {
+  constructor(
+    { pages, regions, orders, heapAt, stateAt, heap: { dirty, cleared } }: ChangesOptions,
+  ) {
     this.#pages = pages;
+    this.#regions = regions;
     this.#orders = orders;
     this.#heap = heapAt / PAGE;
     this.#state = stateAt / PAGE;
@@ -100,22 +110,26 @@ export class Changes {
 
   /** Bytes of the heap have changed, in its pages `first` to `last`; and so what is known about these. */
   heap(first: number, last: number): void {
-    const { round } = this;
-    if (round === 0) return;
-    this.#pages.fill(round, this.#heap + first, this.#heap + last + 1);
+    if (this.round === 0) return;
+    for (let page = first; page <= last; page++) this.#mark(this.#heap + page);
     this.#bytes(this.#dirtyAt + first, this.#dirtyAt + last);
     this.#bytes(this.#clearedAt + first, this.#clearedAt + last);
   }
 
   /** A 32-bit word of the state has changed. */
   word(at: number): void {
-    this.#pages[this.#state + (at >>> WORDS_SHIFT)] = this.round;
+    this.#mark(this.#state + (at >>> WORDS_SHIFT));
   }
 
   /** Bytes of the state have. */
   #bytes(first: number, last: number): void {
     for (let page = first >>> PAGE_SHIFT; page <= last >>> PAGE_SHIFT; page++) {
-      this.#pages[this.#state + page] = this.round;
+      this.#mark(this.#state + page);
     }
+  }
+
+  #mark(page: number): void {
+    this.#pages[page] = this.round;
+    this.#regions[page >>> REGION_SHIFT] = this.round;
   }
 }

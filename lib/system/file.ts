@@ -235,20 +235,21 @@ export class File {
     if (written !== bytes.length) throw new FileError(Errno.ENOSPC);
   }
 
+  // While a call is under way, only what is used after it keeps a buffer from being collected.
+
   /** Like `read`, while this thread does something else; -1 if it cannot be read. */
   async readMeanwhile(bytes: Uint8Array<ArrayBuffer>, at: number): Promise<number> {
-    return Number(
-      await libc().preadMeanwhile(this.fd, bytes, BigInt(bytes.length), BigInt(at)),
-    );
+    const read = await libc().preadMeanwhile(this.fd, bytes, BigInt(bytes.length), BigInt(at));
+    return Math.min(Number(read), bytes.length);
   }
 
+  /** Like `write`. */
   async writeMeanwhile(bytes: Uint8Array<ArrayBuffer>, at: number): Promise<void> {
     const length = BigInt(bytes.length);
-    const written = Number(await libc().pwriteMeanwhile(this.fd, bytes, length, BigInt(at)));
-    // What is left to be written says why it cannot be: another thread has that one's errno.
-    if (written < bytes.length) {
-      this.write(bytes.subarray(Math.max(0, written)), at + Math.max(0, written));
-    }
+    const result = await libc().pwriteMeanwhile(this.fd, bytes, length, BigInt(at));
+    const written = Math.max(0, Number(result));
+    // What is left says why it cannot be written: the errno of that call was another thread's.
+    if (written < bytes.length) this.write(bytes.subarray(written), at + written);
   }
 
   /**
@@ -256,9 +257,10 @@ export class File {
    * system can do that; returns how many, 0 if it cannot be done so.
    */
   async cloneMeanwhile(to: File, at: number, bytes: number): Promise<number> {
-    const [from, place] = [BigInt64Array.of(BigInt(at)), BigInt64Array.of(BigInt(at))];
-    const copied = await libc().copyMeanwhile(this.fd, from, to.fd, place, BigInt(bytes), 0);
-    return Math.max(0, Number(copied));
+    const offset = () => new BigInt64Array(new ArrayBuffer(8)).fill(BigInt(at));
+    const [from, place] = [offset(), offset()];
+    await libc().copyMeanwhile(this.fd, from, to.fd, place, BigInt(bytes), 0);
+    return Math.min(Number(from[0]), Number(place[0])) - at; // the kernel has advanced both
   }
 
   truncate(bytes: number): void {

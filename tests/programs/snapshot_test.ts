@@ -8,9 +8,13 @@ import { snapshotUnderLoad } from "./snapshots.ts";
 
 const SIZE = ["--memory", "64MiB"];
 
-Deno.test("a snapshot under load is the heap as it was at one instant", async () => {
-  await withFolder((folder) => snapshotUnderLoad(`${folder}/heap`, { snapshots: 12, seed: 1 }));
-});
+for (const args of [[], ["--sparse"]]) {
+  const title = ["a snapshot under load", ...args].join(" ");
+  Deno.test(`${title} is the heap as it was at one instant`, async () => {
+    const plan = { snapshots: 8, seed: 1, args };
+    await withFolder((folder) => snapshotUnderLoad(`${folder}/heap`, plan));
+  });
+}
 
 Deno.test("a daemon that starts from a snapshot has what was in it, and tells old pointers apart", async () => {
   await withFolder(async (folder) => {

@@ -96,11 +96,16 @@ function check(path: string, workers: readonly Worker[], least: readonly bigint[
 export interface Plan {
   snapshots: number;
   seed: number;
+  /** More of the daemon's command line. */
+  args?: readonly string[];
 }
 
 /** Throws if a snapshot is not what the heap was at one instant after it was asked for. */
-export async function snapshotUnderLoad(path: string, { snapshots, seed }: Plan): Promise<void> {
-  await using daemon = await Mallocd.start(["--heap-file", path, "--memory", "64MiB"]);
+export async function snapshotUnderLoad(
+  path: string,
+  { snapshots, seed, args = [] }: Plan,
+): Promise<void> {
+  await using daemon = await Mallocd.start(["--heap-file", path, "--memory", "64MiB", ...args]);
   const { server } = daemon;
   const remotes = await Promise.all(
     Array.from({ length: CLIENTS }, () => Remote.connect({ server, timeout: TIMEOUT_MS })),

@@ -4,6 +4,7 @@ import { assert } from "@std/assert";
 import { killEverywhere, Machine } from "../daemon/machine.ts";
 import { flipBits, withFolder } from "../programs/heap_files.ts";
 import { killUnderLoad } from "../programs/killing.ts";
+import { snapshotUnderLoad } from "../programs/snapshots.ts";
 
 const seed = Math.floor(Math.random() * 2 ** 31);
 
@@ -19,4 +20,8 @@ Deno.test(`a daemon that is killed 100 times under load loses and doubles nothin
 
 Deno.test(`HeapFile finds 10,000 bits that flip, seed ${seed}`, async () => {
   await withFolder((folder) => flipBits(folder, { flips: 10_000, seed }));
+});
+
+Deno.test(`100 snapshots under load are each the heap at one instant, seed ${seed}`, async () => {
+  await withFolder((folder) => snapshotUnderLoad(`${folder}/heap`, { snapshots: 100, seed }));
 });
