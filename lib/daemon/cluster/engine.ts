@@ -15,7 +15,7 @@ import { Owner } from "./owner.ts";
 import { ClusterError, knock } from "./primary.ts";
 import { checkHead, type Head } from "./head.ts";
 import { Owners } from "./owners.ts";
-import { FencedError, Range, READ_COUNT } from "./range.ts";
+import { FencedError, Range } from "./range.ts";
 import { formatNode, type Node } from "./resp.ts";
 import { Watch, WATCH_MS } from "./watch.ts";
 
@@ -208,8 +208,7 @@ class ClusterEngine implements Engine {
     const range = this.#range!;
     while (!this.#isClosed) {
       const count = await follower.advance();
-      if (count === READ_COUNT) continue;
-      // Near the end, that is: under load there may always be something to read.
+      // Not only at the end: under load there may always be something to read.
       if (follower.logged > Math.max(trim, follower.snapshotted)) {
         const logged = follower.logged;
         if (await follower.trim()) {

@@ -30,7 +30,7 @@ const WAIT_MS = 500;
 /** What is kept of what was logged, or read of it, for the case that the cluster loses the log's end. */
 const KEPT_BYTES = 64 * 1024 ** 2;
 /** Batches that are read in one go. */
-export const READ_COUNT = 64;
+const READ_COUNT = 64;
 /** How long a snapshot that is not finished is kept. */
 const UNFINISHED_MS = 600_000;
 /** Chunks of a snapshot that are sent in one go. */
