@@ -13,7 +13,7 @@ import { parseMix, parseSizes, type Workload } from "../lib/client/load/workload
 import { Remote } from "../lib/client/remote.ts";
 import { HEAP_BASE } from "../lib/heap/heap.ts";
 import { readShort } from "../lib/system/file.ts";
-import { HOST, medians, startMallocd } from "./prober.ts";
+import { HOST, medians, type Server, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
 const COMMON = {
@@ -29,11 +29,33 @@ const WORKLOADS: Record<string, Workload> = {
   "mixed, 32 a datagram, 8 in flight": { ...COMMON, mix: MIXED, inFlight: 8, perDatagram: 32 },
 };
 
-async function rateOf(port: number, workload: Workload, ms: number): Promise<number> {
+/** What a daemon has done in all measurements, and the time of processors that this took, in ticks. */
+interface Spent {
+  requests: number;
+  ticks: number;
+}
+
+/** utime and stime of proc_pid_stat(5). */
+function ticksOf({ pid }: Server): number {
+  const fields = readShort(`/proc/${pid}/stat`).split(") ")[1]!.split(" "); // Deno would want all permissions
+  return Number(fields[11]) + Number(fields[12]);
+}
+
+/** Requests a second. */
+async function rateOf(
+  server: Server,
+  workload: Workload,
+  ms: number,
+  spent: Spent,
+): Promise<number> {
+  const { port } = server;
   const wire = new LibcWire({ transport: "udp", hostname: HOST, port }, COMMON.clients, false);
   const terminal = { progress: () => {}, signal: new AbortController().signal };
   await using remote = await Remote.connect({ server: `${HOST}:${port}` });
+  const before = ticksOf(server);
   const { requests, wrong } = await runLoad(workload, ms, { remote, wire, terminal });
+  spent.ticks += ticksOf(server) - before;
+  spent.requests += requests;
   await wire.close();
   if (wrong > 0) throw new Error(`Cannot trust the run: ${wrong} replies were wrong`);
   return requests * 1000 / ms;
@@ -71,7 +93,7 @@ async function timeToEnd(bytes: number, ...args: string[]): Promise<number> {
 /** Bytes of a daemon that are resident when it is ready and nobody uses it. */
 async function residentOf(...args: string[]): Promise<number> {
   await using daemon = await startMallocd("syscall", ...args);
-  const status = readShort(`/proc/${daemon.pid}/status`); // Deno would want all permissions
+  const status = readShort(`/proc/${daemon.pid}/status`);
   return Number(/^VmRSS:\s*(\d+) kB$/m.exec(status)?.[1]) * 1024;
 }
 
@@ -82,21 +104,34 @@ async function main(rounds: number, ms: number, blocks: number): Promise<void> {
   const size = ["--memory", name];
   const inFile = [...size, "--heap-file", path];
   try {
-    const rows = [["syscall engine", "in a file, a second", "in memory, a second", "ratio"]];
+    const rows = [[
+      "syscall engine",
+      "in a file, a second",
+      "in memory, a second",
+      "ratio",
+      "by CPU time",
+    ]];
     {
-      await using file = await startMallocd("syscall", ...inFile);
-      await using memory = await startMallocd("syscall", ...size);
+      // What spins while others have the processor spends time on nothing.
+      await using file = await startMallocd("syscall", ...inFile, "--spin", "0");
+      await using memory = await startMallocd("syscall", ...size, "--spin", "0");
+      const unspent = () => ({ requests: 0, ticks: 0 });
       for (const workload of Object.values(WORKLOADS)) { // for the compilers
-        for (const { port } of [file, memory]) await rateOf(port, workload, ms);
+        for (const server of [file, memory]) await rateOf(server, workload, ms, unspent());
       }
       for (const [name, workload] of Object.entries(WORKLOADS)) {
-        const runs = [file, memory].map(({ port }) => () => rateOf(port, workload, ms));
-        const [one, other] = await medians(rounds, runs);
+        const both = [unspent(), unspent()] as const;
+        const [one, other] = await medians(rounds, [
+          () => rateOf(file, workload, ms, both[0]),
+          () => rateOf(memory, workload, ms, both[1]),
+        ]);
+        const [inFileTicks, inMemoryTicks] = both.map(({ requests, ticks }) => ticks / requests);
         rows.push([
           name,
           grouped(Math.round(one!)),
           grouped(Math.round(other!)),
           ratio(one! / other!),
+          ratio(inMemoryTicks! / inFileTicks!),
         ]);
       }
       printTable(rows);

@@ -218,6 +218,7 @@ export class HeapFile {
     const { stateAt, state: bytes, condition, digest: closed } = this.#header;
     const { log } = this.state.undo;
     this.#file.map(log.buffer, Number(stateAt), Number(bytes), how);
+    this.#file.readNothingAhead(log.buffer);
     if (condition !== Condition.clean) return;
     if (digest(this.#file, this.#header, this.state) === closed) return;
     throw damaged(this.path, "what it knows about the heap has changed since it was closed");
@@ -256,14 +257,7 @@ export class HeapFile {
     }
     const io = new WebAssembly.Memory({ initial: 1 });
     new Heap({ memory, size, io, state: copy, undo }); // undoes what was half done
-    const data = this.#file;
-    function* stretches(): Generator<[number, number]> {
-      for (let next = data.nextData(at); next !== undefined && next[0] < at + size;) {
-        yield [Math.max(next[0] - at, 0), Math.min(next[1] - at, size)];
-        next = data.nextData(next[1]);
-      }
-    }
-    return findFault(options, copy, memory, stretches());
+    return findFault(options, copy, memory, stretches(this.#file, at, size));
   }
 
   /** Notes, on the disk, that it is in use, before anything is changed in it. */
@@ -561,6 +555,19 @@ function checkOrigin(path: string, file: File, header: Header): void {
 
 const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 
+/**
+ * Where there may be bytes other than zero, counted from `from`. All of it is asked before any is read:
+ * what the kernel then reads ahead, of room that is only reserved, counts as data, too.
+ */
+function stretches(file: File, from: number, size: number): [from: number, end: number][] {
+  const found: [number, number][] = [];
+  for (let next = file.nextData(from); next !== undefined && next[0] < from + size;) {
+    found.push([Math.max(next[0] - from, 0), Math.min(next[1] - from, size)]);
+    next = file.nextData(next[1]);
+  }
+  return found;
+}
+
 /** Another one after each start of the machine. */
 function bootId(): [high: bigint, low: bigint] {
   try {
@@ -603,9 +610,8 @@ function digest(file: File, header: Header, { undo }: State): bigint {
   const [from, size] = [Number(header.stateAt), Number(header.state)];
   const words = new Int32Array(undo.log.buffer, 0, size / 4);
   let [high, low] = [0, 0];
-  for (let data = file.nextData(from); data !== undefined && data[0] < from + size;) {
-    const first = Math.floor((data[0] - from) / PAGE);
-    const end = Math.ceil((Math.min(data[1], from + size) - from) / PAGE);
+  for (const [start, stop] of stretches(file, from, size)) {
+    const [first, end] = [Math.floor(start / PAGE), Math.ceil(stop / PAGE)];
     for (let page = first; page < end; page++) {
       let [a, b] = [0, 0];
       for (let i = page * PAGE_WORDS; i < (page + 1) * PAGE_WORDS; i++) {
@@ -616,7 +622,6 @@ function digest(file: File, header: Header, { undo }: State): bigint {
       high = high + Math.imul(a ^ a >>> 15 ^ page, 0xc2b2ae35) | 0;
       low = low + Math.imul(b ^ b >>> 15 ^ page, 0x27d4eb2f) | 0;
     }
-    data = file.nextData(data[1]);
   }
   return BigInt(high >>> 0) << 32n | BigInt(low >>> 0);
 }
@@ -642,6 +647,7 @@ function grow(
   }
   const former = newState({ ...options, memory: Number(header.heap) });
   file.map(former.undo.log.buffer, Number(header.stateAt), Number(header.state), "private");
+  file.readNothingAhead(former.undo.log.buffer);
   if (digest(file, header, former) !== header.digest) {
     throw damaged(path, "what it knows about the heap has changed since it was closed");
   }
@@ -660,6 +666,7 @@ function grow(
   setSize(path, file, endOf(grown), sparse);
   const state = newState(options);
   file.map(state.undo.log.buffer, stateAt, Number(grown.state), "shared");
+  file.readNothingAhead(state.undo.log.buffer);
   const old = new Buddy(Number(header.heap) / GRAIN, former.buddy);
   const buddy = new Buddy(options.memory / GRAIN, state.buddy);
   for (const [grain, order] of old.allLive()) {

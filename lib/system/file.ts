@@ -42,6 +42,7 @@ const SYMBOLS = {
     nonblocking: true,
   },
   mmap: { parameters: ["usize", "usize", "i32", "i32", "i32", "i64"], result: "usize" },
+  madvise: { parameters: ["usize", "usize", "i32"], result: "i32" },
   errnoLocation: { name: "__errno_location", parameters: [], result: "usize" },
   addressOf: { name: "memmove", parameters: ["buffer", "buffer", "usize"], result: "usize" },
   readAddress: { name: "memmove", parameters: ["buffer", "usize", "usize"], result: "void" },
@@ -66,6 +67,7 @@ const PROT_READ_WRITE = 3;
 const MAP_SHARED = 0x01;
 const MAP_PRIVATE = 0x02;
 const MAP_FIXED = 0x10;
+const MADV_RANDOM = 1;
 const MAP_FAILED = 2n ** 64n - 1n;
 const AT_FDCWD = -100;
 const AT_SYMLINK_NOFOLLOW = 0x100;
@@ -325,6 +327,16 @@ export class File {
       BigInt(at),
     );
     if (BigInt(mapped) === MAP_FAILED) fail();
+  }
+
+  /**
+   * Has the kernel read no more of the file than the pages of the buffer that are touched, of those that are
+   * mapped over it: what it reads ahead of room that is only reserved counts as data, for `nextData`.
+   */
+  readNothingAhead(buffer: ArrayBufferLike): void {
+    const whole = new Uint8Array(buffer) as Uint8Array<ArrayBuffer>;
+    const address = BigInt(libc().addressOf(whole, whole, 0n));
+    checked(libc().madvise(address, BigInt(whole.length), MADV_RANDOM));
   }
 
   /** Gives up the lock, too, which what is mapped would go on holding. */
