@@ -3,10 +3,13 @@
  * nbdcopy, and 16 requests at a time, at places far apart, by qemu-img. The first round, in which pages are
  * touched, does not count. It takes what `make test-clients` installs; without it says so.
  *
+ * Beside the ratio of the rates there is that of the processor time that client, nbdkit and daemon took
+ * together, which other programs on the machine change less.
+ *
  *     deno run -P=bench bench/nbd.ts [--smoke]
  */
 
-import { HOST, medians, startMallocd } from "./prober.ts";
+import { HOST, medians, processorTime, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
 const FOLDER = new URL("../clients/nbdkit/", import.meta.url).pathname;
@@ -75,6 +78,7 @@ async function serve(folder: string, plugin: string, ...args: string[]) {
   while (!await isUp()) await new Promise((resolve) => setTimeout(resolve, 50));
   return {
     uri,
+    pid: child.pid,
     async [Symbol.asyncDispose]() {
       child.kill("SIGTERM");
       await child.status;
@@ -83,9 +87,9 @@ async function serve(folder: string, plugin: string, ...args: string[]) {
 }
 
 async function main(rounds: number, mib: number, requests: number): Promise<void> {
-  const rows = [["a second", "mallocd", "memory plugin", "ratio"]];
+  const rows = [["a second", "mallocd", "memory plugin", "ratio", "by processor time"]];
   const lack = await findLack();
-  if (lack !== "") return printTable([...rows, [`skipped: ${lack}`, "", "", ""]]);
+  if (lack !== "") return printTable([...rows, [`skipped: ${lack}`, "", "", "", ""]]);
   const folder = await Deno.makeTempDir({ prefix: "mallocd-bench-" });
   try {
     const file = `${folder}/data`;
@@ -95,21 +99,36 @@ async function main(rounds: number, mib: number, requests: number): Promise<void
     await using ours = await serve(folder, plugin, `server=${HOST}:${daemon.port}`, `size=${mib}M`);
     await using memory = await serve(folder, "memory", `size=${mib}M`);
     const loads = loadsOf(file, mib, requests);
+    const servers = [{ uri: ours.uri, pids: [ours.pid, daemon.pid] }, {
+      uri: memory.uri,
+      pids: [memory.pid],
+    }];
+    const processor = (pids: number[]) =>
+      Promise.all([processorTime(Deno.pid, "children"), ...pids.map((pid) => processorTime(pid))])
+        .then((times) => times.reduce((sum, time) => sum + time));
+    const spent: number[] = [];
     const results = await medians(
       rounds,
       loads.flatMap(({ amount, command }) =>
-        [ours, memory].map(({ uri }) => async () => {
+        servers.map(({ uri, pids }) => async () => {
           const [program, ...args] = command(uri);
+          const before = await processor(pids);
           const start = performance.now();
           await run(program!, ...args);
-          return amount / (performance.now() - start) * 1000;
+          const rate = amount / (performance.now() - start) * 1000;
+          spent.push(await processor(pids) - before);
+          return rate;
         })
       ),
     );
+    const columns = 2 * loads.length;
+    const total = (column: number) =>
+      spent.filter((_, i) => i >= columns && i % columns === column).reduce((a, b) => a + b);
     for (const [i, { name, unit }] of loads.entries()) {
       const [one, other] = [results[2 * i]!, results[2 * i + 1]!];
       const cells = [one, other].map((rate) => `${grouped(Math.round(rate))} ${unit}`);
-      rows.push([name, ...cells, ratio(one / other)]);
+      const byProcessor = ratio(total(2 * i + 1) / total(2 * i));
+      rows.push([name, ...cells, ratio(one / other), byProcessor]);
     }
     printTable(rows);
   } finally {

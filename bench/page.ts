@@ -9,7 +9,7 @@
 import { Remote } from "../lib/client/remote.ts";
 import { LIBC_PATHS } from "../lib/system/libc.ts";
 import { Random } from "../tests/testing.ts";
-import { HOST, medians, type Server, startMallocd } from "./prober.ts";
+import { HOST, medians, processorTime, type Server, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
 const ROOT = new URL("../", import.meta.url);
@@ -97,15 +97,6 @@ class Viewer {
   }
 }
 
-/** How much processor time a process has had, in seconds: fields 14 and 15 of proc(5). */
-async function processorTime({ pid }: Server): Promise<number> {
-  const command = new Deno.Command("cat", { args: [`/proc/${pid}/stat`] });
-  const fields = new TextDecoder().decode((await command.output()).stdout).split(") ")[1]!.split(
-    " ",
-  );
-  return (Number(fields[11]) + Number(fields[12])) / 100;
-}
-
 /** What the load generator has done over libc, in a process of its own. */
 async function load(
   { port }: Server,
@@ -152,9 +143,9 @@ async function main(memory: string, blocks: number, rounds: number, ms: number):
     const alone: number[] = [];
     const watched: number[] = [];
     const measure = async (results: number[]) => {
-      const before = await processorTime(daemon);
+      const before = await processorTime(daemon.pid);
       const { requests, requestsPerSecond } = await load(daemon, ms);
-      results.push(requests / (await processorTime(daemon) - before));
+      results.push(requests / (await processorTime(daemon.pid) - before));
       return requestsPerSecond;
     };
     const [aloneRate, watchedRate] = await medians(rounds, [

@@ -61,6 +61,20 @@ export async function startServer(
   };
 }
 
+/**
+ * How much processor time a process has had, in seconds, or those of its children that have ended: fields 14
+ * to 17 of proc(5).
+ */
+export async function processorTime(
+  pid: number,
+  whose: "own" | "children" = "own",
+): Promise<number> {
+  const { stdout } = await new Deno.Command("cat", { args: [`/proc/${pid}/stat`] }).output();
+  const fields = new TextDecoder().decode(stdout).split(") ")[1]!.split(" ");
+  const first = whose === "own" ? 11 : 13;
+  return (Number(fields[first]) + Number(fields[first + 1])) / 100;
+}
+
 /** A client's socket. Replies are received, and not looked at. */
 export class Prober implements Disposable {
   readonly #socket = Deno.listenDatagram({ transport: "udp", hostname: HOST, port: 0 });
