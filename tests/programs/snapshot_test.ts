@@ -170,3 +170,41 @@ Deno.test({
     assertMatch(stderr, /snapshot\(\d+\): no space left on the daemon's disk/);
   },
 });
+
+/** Mounts a file system that can share blocks, in a namespace of its own, for a script. */
+const onXfs = (image: string, script: string) =>
+  run("unshare", [
+    ...["-m", "sh", "-c"],
+    `truncate -s 400M ${image} && mkfs.xfs -q ${image} && mount -o loop ${image} /mnt && ${script}`,
+  ], { timeout: 60_000 });
+
+async function whyNoXfs(): Promise<string> {
+  let code = 1;
+  await withFolder(async (folder) => ({ code } = await onXfs(`${folder}/image`, "umount /mnt")))
+    .catch(() => {});
+  return code === 0 ? "" : " (skipped: it takes root, a loop device and xfsprogs)";
+}
+
+const noXfs = await whyNoXfs();
+Deno.test({
+  name: `a snapshot --sparse shares its blocks with the heap file where it can${noXfs}`,
+  ignore: noXfs !== "",
+  async fn() {
+    await withFolder(async (folder) => {
+      const client = CLIENT + " --timeout 20s --server 127.0.0.1:$port";
+      const used = "df -m --output=used /mnt | tail -1";
+      const { stdout, stderr } = await onXfs(
+        `${folder}/image`,
+        `{ ${MALLOCD} --port 0 --heap-file /mnt/heap --memory 128MiB --sparse 2>/mnt/log &
+        until grep -q ready /mnt/log; do sleep 0.05; done
+        port=$(sed -n 's/.*address=[0-9.]*:\\([0-9]*\\).*/\\1/p' /mnt/log)
+        p=$(${client} malloc 64MiB); head -c 67108864 /dev/urandom | ${client} write $p 67108864
+        ${client} sync; before=$(${used}); ${client} snapshot; after=$(${used})
+        [ $((after - before)) -lt 16 ] && echo shared; printf x | ${client} write $p 1
+        kill $!; wait $!; ${MALLOCD} audit /mnt/heap.snapshot; umount /mnt; }`,
+      );
+      const audited = "/mnt/heap.snapshot: a heap of 128MiB, no fault found";
+      assertEquals(stdout, `shared\n${audited}\n`, stderr);
+    });
+  },
+});
