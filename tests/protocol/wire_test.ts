@@ -22,6 +22,8 @@ import {
   type Session,
 } from "../../lib/protocol/wire.ts";
 import { ERRNO, type ErrnoName } from "../../lib/protocol/errno.ts";
+import { MAX_GRAINS } from "../../lib/heap/buddy.ts";
+import { GRAIN } from "../../lib/heap/heap.ts";
 import { newState } from "../../lib/daemon/state.ts";
 import { ChoreFigure } from "../../lib/daemon/chore.ts";
 import { Membership } from "../../lib/daemon/cluster/membership.ts";
@@ -311,4 +313,9 @@ Deno.test("serve() answers the examples of docs/protocol.md, in order, as they s
     const [{ tag, result } = {}] = calls;
     if (tag === undefined && result !== undefined) assertEquals(reply, resultHex(result), title);
   }
+});
+
+Deno.test("docs/protocol.md names the largest heap that there can be", () => {
+  const [, largest] = /^\| heap +\| 4,096 to ([\d,]+) bytes/m.exec(protocol)!;
+  assertEquals(Number(largest!.replaceAll(",", "")), MAX_GRAINS * GRAIN);
 });
