@@ -4,6 +4,8 @@
 export function nearest(word: string, known: readonly string[]): string | undefined {
   const most = Math.min(2, Math.ceil(word.length / 2) - 1);
   const ranked = known
+    // However long the word, this is soon done: no more slips than letters too many, or too few.
+    .filter((candidate) => Math.abs(candidate.length - word.length) <= most)
     .map((candidate) => ({
       candidate,
       slips: distance(word.toLowerCase(), candidate.toLowerCase()),

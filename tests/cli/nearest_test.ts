@@ -21,3 +21,7 @@ Deno.test("nearest() finds nothing for a word that is like none", () => {
     assertEquals(nearest(word, COMMANDS), undefined, word);
   }
 });
+
+Deno.test("nearest() is soon done with a word of a million letters", () => {
+  assertEquals(nearest("malloc".repeat(1_000_000), COMMANDS), undefined);
+});
