@@ -41,6 +41,8 @@ export interface Context {
   readonly json: boolean;
   /** Milliseconds that a call may take. */
   readonly timeout: number;
+  /** Is told of new blocks by commands whose output is printed later, and so may be lost later. */
+  readonly onBlock?: (pointer: bigint) => void;
 }
 
 /** Does what was asked for, with the values of the command's own flags; true if all went well. */
@@ -117,13 +119,15 @@ export function parseSizeOf(name: string, text: string): bigint {
   }
 }
 
+const LARGEST_HEAP = 2n ** 34n;
+
 /** A length that a heap can have. Throws UsageError. */
 export function parseLength(text: string): number {
   const length = parseSizeOf("LEN", text);
-  if (length > 2n ** 32n) {
+  if (length > LARGEST_HEAP) {
     throw new UsageError(
       `LEN cannot be ${text}`,
-      "use 4294967296 at most, the size of the largest heap",
+      `use ${LARGEST_HEAP} at most, the size of the largest heap`,
     );
   }
   return Number(length);
@@ -221,6 +225,7 @@ export function print(
  * since nobody would know of it; of another is said where it is.
  */
 export async function printBlock(context: Context, pointer: bigint, old = 0n): Promise<boolean> {
+  if (old === 0n) context.onBlock?.(pointer);
   try {
     print(context, `${formatPointer(pointer, context.hex)}\n`, { pointer });
   } catch (error) {

@@ -6,7 +6,7 @@
 
 import { UsageError } from "../cli/flags.ts";
 import { type Context, OutputError, within } from "./command.ts";
-import { checkWords, COMMANDS, isCommand } from "./commands.ts";
+import { checkWords, commandOf, COMMANDS } from "./commands.ts";
 import { splitLine } from "./line.ts";
 import { RemoteError } from "./remote.ts";
 
@@ -34,9 +34,17 @@ export async function pipe(context: Context): Promise<boolean> {
   const results: Promise<Result>[] = [];
   let isWell = true;
   const print = async () => {
-    const { text, failed } = await results.shift()!;
-    if (failed) isWell = false;
-    terminal.write(`${text}\n`);
+    const result = await results.shift()!;
+    if (result.failed) isWell = false;
+    try {
+      terminal.write(`${result.text}\n`);
+    } catch (error) {
+      // Nobody would know of these blocks.
+      for (const { block } of [result, ...await Promise.all(results)]) {
+        if (block !== undefined) await context.remote.free(block);
+      }
+      throw error;
+    }
   };
   for await (const line of linesOf(terminal)) {
     if (/^\s*(#|$)/.test(line)) continue;
@@ -50,27 +58,32 @@ export async function pipe(context: Context): Promise<boolean> {
 interface Result {
   readonly text: string;
   readonly failed: boolean;
+  /** What it has allocated. */
+  readonly block?: bigint | undefined;
 }
 
 async function run(line: string, context: Context): Promise<Result> {
   let text = "";
+  let block: bigint | undefined;
+  const onBlock = (pointer: bigint) => {
+    block = pointer;
+  };
   const write = (data: string | Uint8Array) => {
     text += typeof data === "string" ? data.trimEnd() : escaped(data);
   };
   const terminal = within(context.terminal, { write, progress: () => {} });
   try {
     const [name = "", ...words] = splitLine(line, new Map()).map(({ text }) => text);
-    const isKnown = isCommand(name) && ONE_LINE.includes(name);
-    const prepare = isKnown ? COMMANDS[name].prepare : undefined;
-    if (!isKnown || prepare === undefined) {
-      const shown = /^[\w-]+$/.test(name) ? name : JSON.stringify(name);
-      throw new UsageError(`${shown} cannot be piped`, `use ${ONE_LINE.join(", ")}`);
+    const command = commandOf(name);
+    const prepare = ONE_LINE.includes(command) ? COMMANDS[command].prepare : undefined;
+    if (prepare === undefined) {
+      throw new UsageError(`${command} cannot be piped`, `use ${ONE_LINE.join(", ")}`);
     }
     // Standard input is where the lines come from.
-    const full = name === "write" && words.length === 2 ? [words[0]!, "-", words[1]!] : words;
-    checkWords(name, full);
-    const failed = !await prepare(full)({ ...context, terminal }, {});
-    return { text: text === "" ? "ok" : text, failed };
+    const full = command === "write" && words.length === 2 ? [words[0]!, "-", words[1]!] : words;
+    checkWords(command, full);
+    const failed = !await prepare(full)({ ...context, terminal, onBlock }, {});
+    return { text: text === "" ? "ok" : text, failed, block };
   } catch (error) {
     if (error instanceof OutputError) throw error;
     if (!(error instanceof UsageError || error instanceof RemoteError)) throw error;

@@ -107,11 +107,15 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   }
   if (command === "help") {
     const about = words[0] === undefined ? undefined : commandOf(words[0]);
-    terminal.write(about ? commandHelp(CLIENT, about, COMMANDS[about]) : programHelp(CLIENT));
+    if (values.json) {
+      describeAsJson(about === undefined ? Object.keys(COMMANDS) as CommandName[] : [about]);
+    } else {terminal.write(
+        about ? commandHelp(CLIENT, about, COMMANDS[about]) : programHelp(CLIENT),
+      );}
     return 0;
   }
   if (command === "version") {
-    terminal.write(VERSION_LINE);
+    terminal.write(values.json ? `${JSON.stringify({ version: VERSION })}\n` : VERSION_LINE);
     return 0;
   }
   const { server, timeout, classic, verbose, hex, json, repeat, every } = values;
@@ -145,6 +149,14 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
     // A UDP socket is closed by the end of the process, which comes next and is faster at it; a daemon
     // that is not told of the end of a connection keeps a place for it.
     if (isQuic(server)) await remote.close();
+  }
+}
+
+/** What help tells in one line, as an object. */
+function describeAsJson(names: readonly CommandName[]): void {
+  for (const command of names) {
+    const { words, help } = COMMANDS[command];
+    terminal.write(`${JSON.stringify({ command, words, help })}\n`);
   }
 }
 

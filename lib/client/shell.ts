@@ -227,7 +227,7 @@ async function run(word: Word, words: readonly Word[], context: Context) {
   const text = words.findIndex(({ text, quoted }) => quoted && text.startsWith("-"));
   const args = words.map(({ text }) => text);
   const parsed = parseCommandLine(
-    { ...CLIENT, name: "the shell" },
+    { ...CLIENT, name: command },
     { ...LINE_FLAGS, ...ownFlags },
     text === -1 ? args : [...args.slice(0, text), "--", ...args.slice(text)],
     () => undefined,

@@ -92,7 +92,7 @@ Deno.test("mallocd-client --pipe answers each line of input by a line, in order"
     `${FIRST}`,
     "ok",
     "a\\x09b\\x00",
-    "error: mallok cannot be piped",
+    'error: unknown command "mallok": did you mean malloc?',
     "error: dump cannot be piped",
     "error: free(0x5): bad address",
     "0",
@@ -126,8 +126,8 @@ Deno.test("mallocd-client --pipe answers whatever bytes come by short lines of p
   const lines = stdout.split("\n");
   assertEquals([code, lines.length, lines.slice(4)], [1, 6, [`${FIRST}`, ""]]);
   assertEquals(lines.slice(0, 2), [
-    'error: "\\u0000\\u001b[2J" cannot be piped',
-    'error: "\ufffd\ufffd" cannot be piped',
+    'error: unknown command "\\u0000\\u001b[2J"',
+    'error: unknown command "\ufffd\ufffd"',
   ]);
   for (const line of lines.slice(2, 4)) assertMatch(line, /^error: .{20,600}\.\.\.$/);
 });
@@ -196,9 +196,9 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
   ["add 16 -9223372036854775809", 'DELTA cannot be "-9223372036854775809"', NUMBER_HINT],
   ["stress often", 'N cannot be "often"', NUMBER_HINT],
   [
-    "read 16 4294967297",
-    "LEN cannot be 4294967297",
-    "use 4294967296 at most, the size of the largest heap",
+    "read 16 17179869185",
+    "LEN cannot be 17179869185",
+    "use 17179869184 at most, the size of the largest heap",
   ],
   [
     "write 16 3 hello",
@@ -608,6 +608,12 @@ Deno.test("mallocd-client fails when its output cannot be written, and frees wha
     const line = `mallocd-client ${command} >/dev/full`;
     assertEquals(await run("sh", ["-c", line], { env: daemon.env }), failed(full), command);
   }
+  for (const flags of ["--pipe", "--pipe --json", "--pipe --hex"]) {
+    const lines = "malloc 10\\nmalloc 0\\nbogus\\nrealloc 0 10\\ncalloc 1 1\\n";
+    const line = `printf "${lines}" | mallocd-client ${flags} >/dev/full`;
+    assertEquals(await run("sh", ["-c", line], { env: daemon.env }), failed(full), flags);
+  }
+  assertEquals(await daemon.client("stat blocks"), done("blocks 0\n"));
   assertEquals(await daemon.client("malloc 10"), done(`${FIRST}\n`));
   const moved = await run("sh", ["-c", `mallocd-client realloc ${FIRST} 64 >/dev/full`], {
     env: daemon.env,
@@ -645,6 +651,11 @@ Deno.test("mallocd-client --json prints an object a line, for every command that
   assertEquals([server, protocol, base, size], [daemon.server, "tagged", pointer, 2 ** 30]);
   const { operations, lost, wrong } = await object("--json stress 10");
   assertEquals([operations, lost, wrong], [40, 0, 0]);
+  assertEquals(Object.keys(await object("--json version")), ["version"]);
+  const { command, words } = await object("--json help free");
+  assertEquals([command, words], ["free", "PTR"]);
+  const all = (await daemon.client("--json help")).stdout.trimEnd().split("\n");
+  assertEquals(JSON.parse(all[0]!).command, "malloc");
   const { stdout } = await daemon.client("--json ping --count 2 --interval 1ms");
   const pings = stdout.trimEnd().split("\n").map((text) => JSON.parse(text));
   assertEquals(pings.map(({ seq }) => seq), [1, 2, undefined]);
@@ -954,7 +965,7 @@ Deno.test("mallocd-client shell calculates with pointers, and takes escapes and 
     "p = 0xc420000000",
     "q = 0xc4200003f0",
     "unknown option --colour",
-    "Try: the shell --help lists the options",
+    "Try: malloc --help lists the options",
   ]);
 });
 
