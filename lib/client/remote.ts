@@ -256,7 +256,9 @@ export class Remote implements AsyncDisposable {
   async read(pointer: bigint, length: number, options: CallOptions = {}): Promise<Uint8Array> {
     asField("a pointer", pointer);
     if (!Number.isSafeInteger(length) || length < 0) {
-      throw new RangeError(`Cannot read ${length} bytes: a length is a whole number, at least 0`);
+      throw new RangeError(
+        `Cannot read ${shown(length)} bytes: a length is a whole number, at least 0`,
+      );
     }
     if (this.#hello !== undefined && !this.#hello.cluster && BigInt(length) > this.#hello.size) {
       throw new RefusedError(`read(0x${pointer.toString(16)}, ${length})`, "EFAULT", "bad address");
@@ -608,18 +610,27 @@ async function open(
   }
 }
 
+/** A value as its writer would know it: "5", a string, is told from the number 5. */
+function shown(value: unknown): string {
+  return typeof value === "string" ? JSON.stringify(value) : String(value);
+}
+
 /** Numbers beyond 2^53 may have been rounded, so that they are not taken. */
 function asLength(method: MethodName | "calloc", length: number | bigint): bigint {
   const whole = typeof length === "bigint" || Number.isSafeInteger(length);
   if (whole && length >= 0 && length < 2n ** 64n) return BigInt(length);
   throw new RangeError(
-    `Cannot ${method} ${length}: a length is a whole number, at least 0, from 2^53 to 2^64 - 1 a bigint`,
+    `Cannot ${method} ${
+      shown(length)
+    }: a length is a whole number, at least 0, from 2^53 to 2^64 - 1 a bigint`,
   );
 }
 
 /** Checks 64 bits, of which the highest may be meant as a sign. */
 function asField(what: string, value: bigint): bigint {
-  if (typeof value !== "bigint") throw new TypeError(`Cannot take ${value}: ${what} is a bigint`);
+  if (typeof value !== "bigint") {
+    throw new TypeError(`Cannot take ${shown(value)}: ${what} is a bigint`);
+  }
   if (value >= -(2n ** 63n) && value < 2n ** 64n) return value;
   throw new RangeError(`Cannot take ${value}: ${what} is from -2^63 to 2^64 - 1`);
 }

@@ -366,6 +366,10 @@ socketTest(
       await assertRejects(() => remote.compareAndSwap(BASE, value, 0n), RangeError, `${value}`);
       await assertRejects(() => remote.compareAndSwap(BASE, 0n, value), RangeError, `${value}`);
     }
+    const typed = "5" as unknown as number & bigint;
+    await assertRejects(() => remote.malloc(typed), RangeError, 'Cannot malloc "5"');
+    await assertRejects(() => remote.read(BASE, typed), RangeError, 'Cannot read "5" bytes');
+    await assertRejects(() => remote.free(typed), TypeError, 'Cannot take "5"');
     const text = "hello" as unknown as Uint8Array;
     await assertRejects(() => remote.write(BASE, text), TypeError, "Cannot write a string");
     await assertRejects(() => remote.readInto(BASE, text), TypeError, "Cannot read into a string");
