@@ -127,6 +127,8 @@ Deno.test("render() shows what was counted, as people write it", () => {
     `heap   [${"#".repeat(10)}${".".repeat(30)}] 256 MiB of 1 GiB`,
     "       12 blocks, ~200 MiB asked for, largest free 512 MiB, fragmented 33.3%",
   ]);
+  const single = render(new Sample(statsOf({ blocks: 1 }), undefined, 0), "127.0.0.1:8081", 24)[2]!;
+  assert(single.includes(" 1 block, "), single);
   assertEquals(lines[4], "time   p50 1.02 us, p99 2.03 us, p99.9 2.05 us; resident 0 B");
   assertEquals(lines.slice(7), [
     "METHOD     REQUESTS/S      TOTAL     BYTES/S    BLOCK SIZE       LIVE       FREE",
