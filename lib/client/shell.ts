@@ -183,7 +183,13 @@ async function runLine(line: string, context: Context, variables: Map<string, st
   } else if (command.text === "help") showHelp(rest, context.terminal);
   else if (command.text === "vars") {
     for (const [name, value] of variables) context.terminal.say(`${name} = ${value}`);
-  } else await run(command, rest, context);
+  } else if (isValue(command, rest)) context.terminal.write(`${command.text}\n`);
+  else await run(command, rest, context);
+}
+
+/** Whether a line, or what stands behind `=`, is a number or text in quotes, and no command. */
+function isValue({ text, quoted }: Word, rest: readonly Word[]): boolean {
+  return rest.length === 0 && (quoted || /^(0x[\da-f]+|-?\d+)$/i.test(text));
 }
 
 /** What a variable is to hold: what a command prints, a number, or text in quotes. */
@@ -192,8 +198,7 @@ async function evaluate(
   rest: readonly Word[],
   context: Context,
 ): Promise<string> {
-  const isValue = command.quoted || /^(0x[\da-f]+|-?\d+)$/i.test(command.text);
-  if (rest.length === 0 && isValue) return command.text;
+  if (isValue(command, rest)) return command.text;
   const output: string[] = [];
   const write = (data: Uint8Array | string) => {
     output.push(typeof data === "string" ? data : new TextDecoder().decode(data));
@@ -215,7 +220,9 @@ function showHelp(words: readonly Word[], terminal: Terminal): void {
     terminal.say(`  ${`${name} ${COMMANDS[name].words}`.padEnd(26)}  ${COMMANDS[name].help}`);
   }
   terminal.say("  NAME = COMMAND              keep what a command prints; $NAME gives it back");
-  terminal.say("  $NAME+16, $NAME-$OTHER      calculate with pointers and numbers");
+  terminal.say(
+    "  $NAME+16, $NAME-$OTHER      calculate with pointers and numbers; alone it is printed",
+  );
   terminal.say("  help COMMAND, vars, exit");
 }
 

@@ -657,6 +657,7 @@ Deno.test("mallocd-client --json prints an object a line, for every command that
   const all = (await daemon.client("--json help")).stdout.trimEnd().split("\n");
   assertEquals(JSON.parse(all[0]!).command, "malloc");
   const { stdout } = await daemon.client("--json ping --count 2 --interval 1ms");
+  assertEquals(stdout.match(/\.\d{4,}/g), null); // no digits that nobody has measured
   const pings = stdout.trimEnd().split("\n").map((text) => JSON.parse(text));
   assertEquals(pings.map(({ seq }) => seq), [1, 2, undefined]);
   assertEquals([pings[2].sent, pings[2].received, pings[2].lost], [2, 2, 0]);
@@ -931,6 +932,16 @@ async function inShell(daemon: Mallocd, ...lines: string[]) {
   const { code, stdout, stderr } = await daemon.client("shell", { input: lines.join("\n") });
   return { code, stdout, stderr: stderr.split("\n").slice(0, -1) };
 }
+
+Deno.test("mallocd-client shell prints a line that is a value, as a calculator does", async () => {
+  await using daemon = await Mallocd.start();
+  const lines = ["p = malloc 64", "$p", "$p+16", "0x10", "'a b'"];
+  assertEquals(await inShell(daemon, ...lines), {
+    code: 0,
+    stdout: `${FIRST}\n${FIRST + 16}\n0x10\na b\n`,
+    stderr: [`p = ${FIRST}`],
+  });
+});
 
 Deno.test("mallocd-client shell refuses a misspelt command as a value, and names the one that was meant", async () => {
   await using daemon = await Mallocd.start();

@@ -36,7 +36,7 @@ async function measure(
       min = Math.min(min, time);
       max = Math.max(max, time);
       const text = `reply from ${remote.server}: seq=${sent} time=${time.toFixed(3)} ms\n`;
-      print(context, text, { seq: sent, ms: time });
+      print(context, text, { seq: sent, ms: rounded(time) });
     } catch (error) {
       if (terminal.signal.aborted) break;
       if (!(error instanceof NoReplyError)) throw error;
@@ -50,7 +50,17 @@ async function measure(
     context,
     `${sent} sent, ${received} received, ${lost} lost` +
       (times ? `; min/avg/max ${milliseconds} ms\n` : "\n"),
-    { sent, received, lost, ...times && { min, avg, max } },
+    {
+      sent,
+      received,
+      lost,
+      ...times && { min: rounded(min), avg: rounded(avg), max: rounded(max) },
+    },
   );
   return received > 0;
+}
+
+/** Milliseconds to the microsecond: the clock knows no more. */
+function rounded(time: number): number {
+  return Math.round(time * 1000) / 1000;
 }
