@@ -45,7 +45,7 @@ Deno.test("SendBudget holds nobody back who has not kept others waiting", () => 
   for (let second = 0; second < 10; second++) {
     assertEquals(bench.flood(1000), 10_000_000);
     assert(bench.budget.isExceeded);
-    bench.budget.noteWait(0.1, 1);
+    for (let i = 0; i < 10_000; i++) bench.budget.noteWait(0.1, 1);
     bench.clock[0]!++;
   }
 });

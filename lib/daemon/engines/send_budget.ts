@@ -98,7 +98,8 @@ export class SendBudget {
     this.#advance();
     if (proven !== 0) this.#provenAt = this.#second;
     if (this.#holdsBack()) return;
-    this.#waited[this.#second % SECONDS]! += ms;
+    // What any send takes is no wait, however many there are.
+    this.#waited[this.#second % SECONDS]! += Math.floor(ms);
     const hinders = this.#provenAt > this.#second - SECONDS && sum(this.#waited) >= LONG_WAITS_MS;
     if (ms < LONG_WAIT_MS && !hinders) return;
     const isBack = this.#second < this.#end + this.#seconds;
