@@ -11,6 +11,12 @@ import {
 import { ENGINE_NAMES } from "../../lib/daemon/engines/choice.ts";
 import { Refusal } from "../../lib/daemon/refusal.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
+import operations from "../../docs/operations.md" with { type: "text" };
+
+Deno.test("docs/operations.md names every reason for a refusal", () => {
+  const reasons = Object.keys(Refusal).filter((name) => name !== "none");
+  assertEquals(reasons.filter((name) => !new RegExp(`\\b${name}\\b`).test(operations)), []);
+});
 
 Deno.test("COUNTERS names every figure once, and each has a place of its own", () => {
   for (const key of ["at", "name"] as const) {
