@@ -377,8 +377,8 @@ class Rates {
     const rate = (requests - this.#requests) / Math.max(time - this.#time, 1) * 1000;
     [this.#requests, this.#time] = [requests, time];
     const { blocks, bytes } = Counter;
-    return `serving on ${address}: ${Math.round(rate)} requests/s, ` +
-      `${this.#counters[blocks]} blocks, ${this.#counters[bytes]} bytes`;
+    return `serving on ${address}, requests/s: ${Math.round(rate)}, ` +
+      `blocks: ${this.#counters[blocks]}, bytes: ${this.#counters[bytes]}`;
   }
 }
 

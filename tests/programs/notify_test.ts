@@ -63,7 +63,7 @@ for (const engine of ["datagram", "syscall"]) {
         try {
           const address = kind === "path" ? `${folder}/notify` : `@${folder}`;
           const [ready, stopping] = await told(address, ["--engine", engine]);
-          assertMatch(ready!, /^READY=1\nSTATUS=serving on 127\.0\.0\.1:\d+: 0 requests\/s, /);
+          assertMatch(ready!, /^READY=1\nSTATUS=serving on 127\.0\.0\.1:\d+, requests\/s: 0, /);
           assertEquals(stopping, "STOPPING=1");
         } finally {
           await Deno.remove(folder, { recursive: true });
@@ -84,7 +84,7 @@ for (const engine of ["datagram", "syscall"]) {
         const options = ["--engine", engine];
         const env = { WATCHDOG_USEC: "100000" };
         const [ready, ...barks] = await told(`${folder}/notify`, options, { env, count: 4 });
-        assertMatch(ready!, /: 0 requests\/s, 0 blocks, 0 bytes$/);
+        assertMatch(ready!, /, requests\/s: 0, blocks: 0, bytes: 0$/);
         assertEquals(barks, ["WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"]);
       } finally {
         await Deno.remove(folder, { recursive: true });
