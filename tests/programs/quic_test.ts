@@ -425,6 +425,23 @@ quicTest(
   },
 );
 
+quicTest(
+  "mallocd closes a connection whose client does not want to know that it has a session",
+  async () => {
+    await using daemon = await Mallocd.start(options());
+    const connection = await connectRaw(daemon);
+    const stream = await connection.createBidirectionalStream();
+    await stream.readable.cancel();
+    const writer = stream.writable.getWriter();
+    await writer.write(
+      new Uint8Array([...new Uint8Array(8), ...new TextEncoder().encode(readToken())]),
+    );
+    await writer.close();
+    assertEquals((await connection.closed).closeCode, 2);
+    connection.endpoint.close();
+  },
+);
+
 quicTest("Remote.connect() rejects with a RemoteError when the token is missing", async () => {
   await using daemon = await Mallocd.start(options());
   const ca = await Deno.readTextFile(`${secrets}ca.pem`);

@@ -104,9 +104,11 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
     connection.closed.catch(() => {}).finally(() => connections.delete(connection));
     const streams = connection.incomingBidirectionalStreams.getReader();
     const source = await openSession(connection, streams).catch(() => undefined);
-    if (source === undefined) return;
-    sessions++;
-    connection.closed.catch(() => {}).finally(() => sessions--);
+    if (source === undefined) {
+      // Unless it is closed already: it counts nowhere any more.
+      connection.close({ closeCode: Close.noSession, reason: "no session" });
+      return;
+    }
     serveDatagrams(connection, source).catch(() => {}); // it was closed
     serveStreams(streams, source).catch(() => {}); // likewise
   }
@@ -136,6 +138,8 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
         return refuse(Close.tokenRefused, "token refused");
       }
       if (sessions >= MAX_SESSIONS) return refuse(Close.full, "too many sessions");
+      sessions++; // before anybody else's turn
+      connection.closed.catch(() => {}).finally(() => sessions--);
       await writeAll(stream, new Uint8Array(1));
       return sourceOf(connection.remoteAddr, hello.subarray(0, IDENTITY_BYTES));
     } finally {
