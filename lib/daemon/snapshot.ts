@@ -181,7 +181,9 @@ class Copying {
     for (const [first, count] of this.#runs(round)) {
       if (used + count > MAX_LAST) return undefined;
       const bytes = this.#buffer.subarray(used * PAGE, (used + count) * PAGE);
-      this.#parts.from.read(bytes, first * PAGE);
+      if (this.#parts.from.read(bytes, first * PAGE) !== bytes.length) {
+        throw new FileError(Errno.EIO);
+      }
       kept.push([first * PAGE, bytes]);
       used += count;
     }

@@ -234,7 +234,9 @@ export class File {
 
   write(bytes: Uint8Array<ArrayBuffer>, at: number): void {
     const written = checked(libc().pwrite(this.fd, bytes, BigInt(bytes.length), BigInt(at)));
-    if (written !== bytes.length) throw new FileError(Errno.ENOSPC);
+    if (written === bytes.length) return;
+    if (written === 0) throw new FileError(Errno.ENOSPC);
+    this.write(bytes.subarray(written), at + written); // which says why, if there was more to it than a signal
   }
 
   // While a call is under way, only what is used after it keeps a buffer from being collected.
