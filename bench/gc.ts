@@ -82,9 +82,14 @@ async function measure(engine: string): Promise<Result> {
   return { requests, collections: countCollections(await trace, begin - REST_MS / 2) };
 }
 
-/** Lines like `[4711:0x55d0c0]     1462 ms: Scavenge 7.4 (9.5) -> 6.4 (9.5) MB, ...` from `begin` on. */
+/**
+ * Lines like `[4711:0x55d0c0]     1462 ms: Scavenge 7.4 (9.5) -> 6.4 (9.5) MB, ...` from `begin` on; not
+ * those with `(reduce)`, by which V8 gives memory back that an idle thread does not need.
+ */
 function countCollections(trace: string, begin: number): number {
-  const times = trace.matchAll(/^\[\d+:0x[0-9a-f]+\] +(\d+) ms: (?:Scavenge|Mark-Compact)/gm);
+  const times = trace.matchAll(
+    /^\[\d+:0x[0-9a-f]+\] +(\d+) ms: (?:Scavenge|(?:Incremental )?Mark-Compact(?! \(reduce\)))/gm,
+  );
   return [...times].filter(([, ms]) => Number(ms) >= begin).length;
 }
 
