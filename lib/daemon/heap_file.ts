@@ -101,6 +101,8 @@ export interface HeapPlace {
 export interface HeapFileOptions {
   /** Don't have the file system set space aside: who fills the disk then kills the daemon. */
   sparse?: boolean;
+  /** Only look whether it can be had: it does not grow. */
+  check?: boolean;
 }
 
 /** The memory of a heap in a file, and the log by which what was half done in it is undone. */
@@ -162,7 +164,7 @@ export class HeapFile {
   static open(
     path: string,
     options: StateOptions,
-    { sparse = false }: HeapFileOptions = {},
+    { sparse = false, check = false }: HeapFileOptions = {},
   ): HeapFile {
     bootId(); // that there is one: `begin` could not refuse any more
     const found = openFile(path, "write");
@@ -178,7 +180,9 @@ export class HeapFile {
       }
       zeroFormer(file, header); // of a growing that was killed, before another one
       if (header.heap < BigInt(options.memory)) {
-        header = grow(path, file, header, options, sparse);
+        requireClean(path, header, options);
+        if (check) options = { ...options, memory: Number(header.heap) };
+        else header = grow(path, file, header, options, sparse);
       }
       zeroFormer(file, header);
       setSize(path, file, endOf(header), sparse);
@@ -626,6 +630,18 @@ function digest(file: File, header: Header, { undo }: State): bigint {
   return BigInt(high >>> 0) << 32n | BigInt(low >>> 0);
 }
 
+/** Only what a daemon has ended with as it should can grow. */
+function requireClean(path: string, header: Header, options: StateOptions): void {
+  const from = formatSize(Number(header.heap));
+  const to = formatSize(options.memory);
+  if (header.condition !== Condition.clean) {
+    throw new HeapFileError(
+      `${path} cannot grow to ${to} because its daemon was killed`,
+      `--memory ${from} once, to recover it, and end that daemon by SIGTERM`,
+    );
+  }
+}
+
 /**
  * Makes the heap of a file larger: lays out a larger state behind the old one, and the header then says
  * that this one holds. Until then, nothing has changed.
@@ -639,12 +655,6 @@ function grow(
 ): Header {
   const from = formatSize(Number(header.heap));
   const to = formatSize(options.memory);
-  if (header.condition !== Condition.clean) {
-    throw new HeapFileError(
-      `${path} cannot grow to ${to} because its daemon was killed`,
-      `--memory ${from} once, to recover it, and end that daemon by SIGTERM`,
-    );
-  }
   const former = newState({ ...options, memory: Number(header.heap) });
   file.map(former.undo.log.buffer, Number(header.stateAt), Number(header.state), "private");
   file.readNothingAhead(former.undo.log.buffer);

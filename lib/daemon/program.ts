@@ -301,8 +301,8 @@ function openHeapFile(
     throw new UsageError("--huge-pages means nothing with --heap-file", "leave one of them out");
   }
   try {
-    const file = HeapFile.open(path, sizes, { sparse });
-    const fault = verify ? file.findFault(sizes) : undefined;
+    const file = HeapFile.open(path, sizes, { sparse, check });
+    const fault = verify ? file.findFault({ ...sizes, memory: file.place.heap }) : undefined;
     if (fault === undefined && !check) return file;
     file.abandon();
     if (fault !== undefined) throw fileFault(path, fault);

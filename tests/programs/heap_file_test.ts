@@ -376,6 +376,25 @@ Deno.test("mallocd tells the second daemon who has the file, and --check leaves 
   });
 });
 
+Deno.test("mallocd --check changes nothing in a file that would grow, and says if it could not", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    const args = (memory: string) => ["--port", "0", "--heap-file", path, "--memory", memory];
+    const daemon = await Mallocd.start(args("1MiB"));
+    await daemon.stop();
+    const before = await Deno.readFile(path);
+    for (const verify of [[], ["--verify"]]) {
+      assertEquals((await run(MALLOCD, ["--check", ...verify, ...args("4MiB")])).code, 0);
+      assertEquals(await Deno.readFile(path), before);
+    }
+    const killed = await Mallocd.start(args("1MiB"));
+    await killed.stop("SIGKILL");
+    const { code, stderr } = await run(MALLOCD, ["--check", ...args("4MiB")]);
+    assertEquals(code, 1);
+    assertMatch(stderr, /cannot grow to 4MiB because its daemon was killed/);
+  });
+});
+
 Deno.test("mallocd-client sync waits for the disk, and says so where there is no file", async () => {
   await withFolder(async (folder) => {
     await using daemon = await Mallocd.start(["--heap-file", `${folder}/heap`, "--memory", "1MiB"]);
