@@ -16,6 +16,22 @@ for (const args of [[], ["--sparse"]]) {
   });
 }
 
+/** Asks for a snapshot until it is being written, or is over; who calls the result waits for it no more. */
+async function beginSnapshot(
+  remote: Remote,
+  isUnfinished: () => Promise<boolean>,
+): Promise<() => Promise<void>> {
+  const waiting = new AbortController();
+  let isOver = false;
+  const asking = remote.snapshot({ signal: waiting.signal }).catch(() => {})
+    .finally(() => isOver = true);
+  while (!isOver && !await isUnfinished()) await new Promise((resolve) => setTimeout(resolve, 1));
+  return async () => {
+    waiting.abort();
+    await asking;
+  };
+}
+
 Deno.test("a daemon that starts from a snapshot has what was in it, and tells old pointers apart", async () => {
   await withFolder(async (folder) => {
     const path = `${folder}/heap`;
@@ -51,16 +67,9 @@ Deno.test("a daemon that is killed while it makes a snapshot leaves the one befo
     await remote.write(await remote.malloc(length), new Uint8Array(length).fill(1));
     const isUnfinished = () => Deno.stat(`${path}.snapshot.new`).then(() => true, () => false);
     for (let kills = 0; kills < 3;) {
-      const waiting = new AbortController();
-      let isOver = false;
-      const failing = remote.snapshot({ signal: waiting.signal }).catch(() => {})
-        .finally(() => isOver = true);
-      while (!isOver && !await isUnfinished()) {
-        await new Promise((resolve) => setTimeout(resolve, 1));
-      }
+      const giveUp = await beginSnapshot(remote, isUnfinished);
       await daemon.stop("SIGKILL");
-      waiting.abort();
-      await failing;
+      await giveUp();
       if (await isUnfinished()) {
         kills++;
         assertEquals(await made(), before);
@@ -86,17 +95,10 @@ Deno.test("a daemon that ends while it makes a snapshot gives it up, and loses n
       await using remote = await Remote.connect({ server: daemon.server, timeout: 20_000 });
       const pointer = await remote.malloc(length);
       await remote.write(pointer, new Uint8Array(length).fill(1));
-      const waiting = new AbortController();
-      let isOver = false;
-      const failing = remote.snapshot({ signal: waiting.signal }).catch(() => {})
-        .finally(() => isOver = true);
-      while (!isOver && !await isUnfinished()) {
-        await new Promise((resolve) => setTimeout(resolve, 1));
-      }
+      const giveUp = await beginSnapshot(remote, isUnfinished);
       await remote.free(pointer);
       const { code, stderr } = await daemon.stop("SIGTERM");
-      waiting.abort();
-      await failing;
+      await giveUp();
       assertEquals(code, 0);
       assert(!await isUnfinished());
       wasGivenUp = /msg="no snapshot" file=\S+ reason="the daemon ends"/.test(stderr);
