@@ -44,6 +44,7 @@ local SESSION = { "epoch", "token" }
 local EREMOTE, OWNER = 66, { "owner", "owner_port" }
 -- What it is of one that says why a module is refused.
 local ENOEXEC, REASON = 8, { "reason" }
+local STATS = 11
 local LAST_CLASSIC = UInt64(3)
 
 local fields = {
@@ -67,6 +68,8 @@ local fields = {
   number = ProtoField.uint64("mallocd.number", "Number", base.DEC),
   done = ProtoField.uint64("mallocd.done", "Done", base.DEC),
   what = ProtoField.uint64("mallocd.what", "What", base.DEC, { [0] = "values", [1] = "names" }),
+  names = ProtoField.string("mallocd.names", "Names"),
+  value = ProtoField.uint64("mallocd.value", "Value", base.DEC),
   base = ProtoField.uint64("mallocd.base", "Heap base", base.HEX),
   size = ProtoField.uint64("mallocd.size", "Heap size", base.DEC),
   largest = ProtoField.uint64("mallocd.largest", "Largest datagram", base.DEC),
@@ -98,16 +101,17 @@ local notices = {
 mallocd.experts = notices
 
 -- What is known of requests and replies. It is found out when frames are first seen, in order, and only
--- looked up when one is seen again. A request is { opcode, tag, length, frame, sent, reply, repeat_of }.
--- A classic one has no tag, and is kept under CLASSIC.
+-- looked up when one is seen again. A request is { opcode, tag, length, frame, sent, reply, repeat_of };
+-- the length of one for stats is what it asks for. A classic one has no tag, and is kept under CLASSIC.
 local waiting -- by client and tag: the requests that have no reply yet, in order
 local latest -- by client and tag: the latest request
 local found -- by frame: the requests that its messages are, or answer, in order
+local figures -- by client: the names of the figures that stats tells, in order
 local CLASSIC = "classic"
 local REMEMBERED = 60 -- seconds that the daemon remembers a tag
 
 function mallocd.init()
-  waiting, latest, found = {}, {}, {}
+  waiting, latest, found, figures = {}, {}, {}, {}
 end
 
 -- A client's conversation with a daemon.
@@ -177,7 +181,7 @@ local function link_reply(item, request, pinfo)
 end
 
 local function show(name, range)
-  if name == "data" then return range:len() .. " bytes" end
+  if name == "data" or name == "names" then return range:len() .. " bytes" end
   if name == "reason" then return range:string() end
   if name == "owner" then return tostring(range:ipv6()) end
   if name == "delta" then return tostring(range:int64()) end
@@ -187,18 +191,21 @@ local function show(name, range)
   return value == UInt64(0) and "NULL" or "0x" .. value:tohex():gsub("^0+", "")
 end
 
+-- These take all that is left, or as much as the length before them says.
+local REST = { data = true, reason = true, names = true }
+
 -- Adds the named parts from `at` to `finish`. Returns where they end, nil if they are cut short; their
 -- texts; and the length among them.
 local function add_parts(item, names, tvb, at, finish)
   local texts, length = {}, finish - at
   for _, name in ipairs(names) do
-    local size = (name == "data" or name == "reason") and length or name == "owner" and 16 or 8
+    local size = REST[name] and length or name == "owner" and 16 or 8
     if size > finish - at then return nil, texts, length end
     if size > 0 then
       local range = tvb(at, size)
       item:add(fields[name], range)
       table.insert(texts, show(name, range))
-      if name == "length" then length = range:uint64():tonumber() end
+      if name == "length" or name == "what" then length = range:uint64():tonumber() end
     end
     at = at + size
   end
@@ -275,8 +282,27 @@ local function add_requests(root, tvb, pinfo, client)
   return table.concat(titles, "; ")
 end
 
+-- Adds what stats tells: names, and after them the values of these. Returns its text.
+local function add_stats(item, tvb, at, finish, what, client)
+  local names = figures[client] or {}
+  if what == 1 then
+    names = {}
+    for name in tvb(at, finish - at):string():gmatch("(%S+)[^\n]*") do table.insert(names, name) end
+    figures[client] = names
+    add_parts(item, { "names" }, tvb, at, finish)
+    return #names .. " names"
+  end
+  local count = math.floor((finish - at) / 8)
+  for i = 1, count do
+    local range = tvb(at + (i - 1) * 8, 8)
+    local field = i == 1 and fields.epoch or fields.value -- it is the first of them
+    item:add(field, range):prepend_text(names[i] and i > 1 and names[i] .. ", " or "")
+  end
+  return count .. " values"
+end
+
 -- Adds the reply at `at`. Returns where it ends, and its text.
-local function add_tagged_reply(root, tvb, at, request, pinfo)
+local function add_tagged_reply(root, tvb, at, request, pinfo, client)
   local finish = at + 16 + tvb(at + 8, 8):uint64():tonumber()
   local item = root:add(tvb(at, finish - at), "Reply")
   local opcode, _, title = add_word(item, tvb, at, true)
@@ -284,7 +310,12 @@ local function add_tagged_reply(root, tvb, at, request, pinfo)
   local status = tvb(at + 4, 2):uint()
   local method = METHODS[opcode] or { reply = {} }
   local names = status == EREMOTE and OWNER or status == ENOEXEC and REASON or method.reply
-  local rest, texts = add_parts(item, names, tvb, at + 16, finish)
+  local rest, texts
+  if opcode == STATS and status == 0 and request then
+    texts = { add_stats(item, tvb, at + 16, finish, request.length, client) }
+  else
+    rest, texts = add_parts(item, names, tvb, at + 16, finish)
+  end
   local extra = has_session(tvb, at) and { method.session, method.cluster } or {}
   for _, more in ipairs(extra) do
     if rest and rest < finish then
@@ -331,7 +362,7 @@ local function add_replies(root, tvb, pinfo, client)
     if at == 0 and not request and #entry(waiting, client, CLASSIC) > 0 then
       here.is_classic = true
     else
-      at, titles[#titles + 1] = add_tagged_reply(root, tvb, at, request, pinfo)
+      at, titles[#titles + 1] = add_tagged_reply(root, tvb, at, request, pinfo, client)
     end
   end
   if at > 0 then return table.concat(titles, "; ") end

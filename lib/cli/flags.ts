@@ -151,8 +151,13 @@ export function optional<T>({ default: _, ...flag }: Flag<T>): Flag<T | undefine
   return flag;
 }
 
+/** Whether a variable of a switch says that it is on. */
+export function isOn(value = ""): boolean {
+  return /^(1|true|yes|on)$/i.test(value);
+}
+
 function parseSwitch(value: string): boolean {
-  if (/^(1|true|yes|on)$/i.test(value)) return true;
+  if (isOn(value)) return true;
   if (/^(0|false|no|off)?$/i.test(value)) return false;
   throw "1 or 0";
 }

@@ -159,8 +159,9 @@ function clock(seconds: number): string {
 const ENTER = "\x1b[?1049h\x1b[?25l";
 const LEAVE = "\x1b[?25h\x1b[?1049l";
 const HOME = "\x1b[H";
-const END_LINE = "\x1b[K\r\n";
-const END_SCREEN = "\x1b[K\x1b[J";
+/** They come before what is written: after a line of all columns the cursor is still on its last letter. */
+const CLEAR_LINE = "\x1b[K";
+const CLEAR_REST = "\x1b[J";
 const BOLD = "\x1b[1m";
 const GREEN = "\x1b[32m";
 const PLAIN = "\x1b[m";
@@ -205,8 +206,10 @@ class Screen {
   }
 
   draw(lines: readonly string[], columns: number): void {
-    const painted = lines.map((line) => this.#paint(line.slice(0, columns)));
-    this.#terminal.write(HOME + painted.join(END_LINE) + END_SCREEN);
+    const painted = lines.map((line, i) =>
+      (i < lines.length - 1 ? CLEAR_LINE : CLEAR_REST) + this.#paint(line.slice(0, columns))
+    );
+    this.#terminal.write(HOME + painted.join("\r\n"));
   }
 
   /** Gives it back; more than once does no harm. */

@@ -27,10 +27,12 @@ import { formatSize } from "../cli/sizes.ts";
 import {
   defaults,
   type Flag,
+  isOn,
   parseCommandLine,
   strayVariables,
   UsageError,
   type Values,
+  variableOf,
 } from "../cli/flags.ts";
 import { programHelp } from "../cli/help.ts";
 import { isLoopback } from "../system/address.ts";
@@ -53,8 +55,10 @@ export function program(args: readonly string[]): Promise<number> {
 
 async function main(args: readonly string[]): Promise<number> {
   const environment = Deno.env.toObject();
+  if (wantsObjects(args, environment)) objects = openLog({ json: true, quiet: false });
   for (const warning of strayVariables(DAEMON, Object.keys(environment))) {
-    console.error(`mallocd: ${warning}`);
+    if (objects !== undefined) objects({ msg: "warning", level: "warn", reason: warning });
+    else console.error(`mallocd: ${warning}`);
   }
   const { values, words, given } = parseCommandLine(
     DAEMON,
@@ -91,7 +95,6 @@ async function main(args: readonly string[]): Promise<number> {
     );
   }
   const say = openLog({ json: values["log-json"], quiet });
-  if (values["log-json"]) objects = say;
   const member = memberOptions(values, say);
   const fuel = fuelOf(values);
   // Certificates may be anywhere, so the executable may read everything; the source tree reads its modules.
@@ -518,8 +521,17 @@ function startError(error: unknown, address: string, option?: string): unknown {
   );
 }
 
-/** The log, once it is known that it is to be objects. */
+/** The log, if it is to be objects. */
 let objects: Log | undefined;
+
+/** Looked for before anything else, so that a mistake in the rest of the options is an object, too. */
+function wantsObjects(
+  args: readonly string[],
+  environment: Readonly<Record<string, string>>,
+): boolean {
+  const flag = "log-json" satisfies keyof typeof DAEMON_FLAGS;
+  return args.includes(`--${flag}`) || isOn(environment[variableOf(flag)]);
+}
 
 /** What goes wrong is said in one line on stderr, and what to do about it in another; or in an object. */
 function report(error: unknown): number {

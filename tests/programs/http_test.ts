@@ -1,6 +1,6 @@
 /** --http of the executable: the page, the metrics and its command line. */
 
-import { assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { MALLOCD, Mallocd, misused, ROOT, run } from "./programs.ts";
 
 /** promtool checks what Prometheus would read; tools/promtool.sh fetches it. */
@@ -26,7 +26,10 @@ Deno.test("mallocd --http serves the page and the metrics, and says where", asyn
     await daemon.client("malloc 100");
     assertMatch(await (await fetch(urlOf(daemon))).text(), /<title>mallocd<\/title>/);
     const stats = await (await fetch(`${urlOf(daemon)}stats.json`)).json();
-    assertEquals([stats.requests.malloc, stats.blocks], [1, 1]);
+    assertEquals([stats["requests.malloc"], stats.blocks], [1, 1]);
+    const told = JSON.parse((await daemon.client("--json stat")).stdout);
+    assertEquals(Object.keys(stats), Object.keys(told));
+    assertEquals([stats.epoch, stats.heap, stats.bytesAsked], [told.epoch, 2 ** 30, 100]);
     const health = await fetch(`${urlOf(daemon)}healthz`);
     assertEquals([health.status, await health.text()], [200, "ok\n"]);
   }
@@ -134,6 +137,52 @@ Deno.test({
       stderr: "",
     });
   },
+});
+
+/** The labels of each metric of a scrape, with their values. A histogram is its buckets, sum and count. */
+function labelsOf(metrics: string): Map<string, Map<string, Set<string>>> {
+  const found = new Map<string, Map<string, Set<string>>>();
+  for (const [, name, labels] of metrics.matchAll(/^([a-z_]+)(?:\{(.*)\})? /gm)) {
+    const of = found.get(name!) ?? new Map<string, Set<string>>();
+    found.set(name!, of);
+    for (const [, label, value] of (labels ?? "").matchAll(/(\w+)="([^"]*)"/g)) {
+      of.set(label!, (of.get(label!) ?? new Set()).add(value!));
+    }
+  }
+  return found;
+}
+
+Deno.test("docs/alerts.yml and docs/grafana.json ask for metrics, labels and values that a scrape has", async () => {
+  await using daemon = await Mallocd.start(["--http", "0"]);
+  const there = labelsOf(await (await fetch(`${urlOf(daemon)}metrics`)).text());
+  const rules = await Deno.readTextFile(new URL("docs/alerts.yml", ROOT));
+  const dashboard = JSON.parse(await Deno.readTextFile(new URL("docs/grafana.json", ROOT)));
+  type Target = { expr: string; legendFormat?: string };
+  const queries: Target[] = [
+    ...[...rules.matchAll(/expr: (.+)/g)].map(([, expr]) => ({ expr: expr! })),
+    ...dashboard.panels.flatMap(({ targets }: { targets: Target[] }) => targets),
+    ...dashboard.templating.list.map(({ definition = "" }) => ({ expr: definition })),
+  ];
+  let metrics = 0;
+  for (const { expr, legendFormat = "" } of queries) {
+    // Prometheus adds these two to whatever it scrapes.
+    const labels = new Set(["instance", "job"]);
+    for (const [, name, matchers] of expr.matchAll(/\b(mallocd_[a-z_]+)(?:\{([^}]*)\})?/g)) {
+      metrics++;
+      const of = there.get(name!);
+      assert(of !== undefined, `${name} of ${expr}`);
+      for (const label of of.keys()) labels.add(label);
+      for (const [, label, value] of (matchers ?? "").matchAll(/(\w+)[=!~]+"([^"]*)"/g)) {
+        if (label !== "instance") assert(of.get(label!)?.has(value!), `${label} of ${expr}`);
+      }
+    }
+    const by = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list]) => list!.split(/, */));
+    for (const label of by) assert(labels.has(label), `${label} of ${expr}`);
+    for (const [, label] of legendFormat.matchAll(/\{\{ *(\w+) *\}\}/g)) {
+      assert(by.includes(label!), `${legendFormat} of ${expr}`);
+    }
+  }
+  assert(metrics >= 40, `${metrics} metrics`);
 });
 
 Deno.test({

@@ -121,8 +121,23 @@ Deno.test("mallocd --log-json prints objects, errors and all", async () => {
   const [ready, stopped] = stderr.trimEnd().split("\n").map((line) => JSON.parse(line));
   assertEquals([ready.level, ready.msg, ready.address], ["info", "ready", daemon.server]);
   assertEquals(stopped, { level: "info", msg: "stopped", signal: "SIGTERM" });
-  const misused = await run(MALLOCD, ["--log-json", "--memory", "lots"]);
-  assertEquals([misused.code, misused.stderr.startsWith("mallocd: --memory cannot be")], [2, true]);
+});
+
+Deno.test("mallocd --log-json prints mistakes in its options as objects, be it a variable that says so", async () => {
+  const misused = await run(MALLOCD, ["--memory", "lots", "--log-json"]);
+  assertEquals([misused.code, JSON.parse(misused.stderr)], [2, {
+    level: "error",
+    msg: "failed",
+    reason: '--memory cannot be "lots"',
+    try: "use bytes, or a number with KiB, MiB or GiB",
+  }]);
+  const env = { MALLOCD_LOG_JSON: "on", MALLOCD_MEMROY: "1GiB" };
+  const { code, stderr } = await run(MALLOCD, ["--nonsense"], { env });
+  const lines = stderr.trimEnd().split("\n").map((line) => JSON.parse(line));
+  assertEquals([code, lines.map(({ level, reason }) => [level, reason])], [2, [
+    ["warn", "the variable MALLOCD_MEMROY means nothing: did you mean MALLOCD_MEMORY?"],
+    ["error", "unknown option --nonsense"],
+  ]]);
 });
 
 Deno.test("mallocd serves when nobody listens at NOTIFY_SOCKET, or nobody could", async () => {

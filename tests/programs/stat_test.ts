@@ -136,6 +136,16 @@ for (const key of ["q", "Q", "\x03"]) {
   });
 }
 
+testOnTerminal(
+  "clears nothing behind what it has written, where a last column would be lost",
+  async (daemon) => {
+    await using terminal = inShell(daemon, "mallocd-client top -i 50ms -r 2");
+    const screen = between((await terminal.end()).shown, 0);
+    // deno-lint-ignore no-control-regex
+    assertEquals(/(?<!\r\n|\x1b\[H)\x1b\[[JK]/.exec(screen), null);
+  },
+);
+
 testOnTerminal("has no colours where NO_COLOR is set, or for a dumb terminal", async (daemon) => {
   for (const env of [{ NO_COLOR: "1" }, { TERM: "dumb" }]) {
     await using terminal = inShell(daemon, "mallocd-client top -i 50ms -r 2", env);

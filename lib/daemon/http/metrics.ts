@@ -1,4 +1,4 @@
-/** The table of all figures in two forms that programs read: Prometheus' text, and an object. */
+/** The table of all figures in two forms that programs read: Prometheus' text, and the object of the page. */
 
 import { COUNTERS, type Counters, type Figure } from "../counters.ts";
 
@@ -41,8 +41,8 @@ export function prometheusText(counters: Counters): string {
   return lines.join("\n") + "\n";
 }
 
-/** All figures by name; families with members are objects. */
-export function namedFigures(counters: Counters): Record<string, unknown> {
+/** All figures as the page wants them: families with members are objects. */
+export function figuresByFamily(counters: Counters): Record<string, unknown> {
   const named: Record<string, unknown> = {};
   for (const { family, member, at } of COUNTERS) {
     if (member === undefined) named[family] = counters[at]!;

@@ -9,9 +9,9 @@
  */
 
 import { HeapMap } from "./map.ts";
-import { namedFigures, prometheusText } from "./metrics.ts";
+import { figuresByFamily, prometheusText } from "./metrics.ts";
 import type { Gauges } from "../gauges.ts";
-import { Counter } from "../counters.ts";
+import { Counter, namedCounts } from "../counters.ts";
 import type { State, StateOptions } from "../state.ts";
 import { Buddy } from "../../heap/buddy.ts";
 import { GRAIN } from "../../heap/heap.ts";
@@ -162,7 +162,7 @@ class Site {
           "content-type": "text/plain; version=0.0.4; charset=utf-8",
         });
       case "/stats.json":
-        return json(namedFigures(this.#counters()));
+        return json(this.#stats());
       case "/live":
         return json(this.#live(Number(searchParams.get("since"))));
       default:
@@ -179,6 +179,15 @@ class Site {
   #counters(): Float64Array {
     this.#options.gauges.refresh();
     return this.#options.state.service.counters;
+  }
+
+  /** The object that `mallocd-client --json stat` prints. */
+  #stats() {
+    const epoch = Array.from(
+      this.#options.state.service.epoch,
+      (word) => (word >>> 0).toString(16).padStart(8, "0"),
+    );
+    return { epoch: `0x${epoch.join("")}`, ...Object.fromEntries(namedCounts(this.#counters())) };
   }
 
   /** What the page polls: figures, and the cells that have changed after a generation. */
@@ -201,7 +210,7 @@ class Site {
         cellBytes: GRAIN * 2 ** map.order,
       },
       changes: new Uint8Array(runs.buffer, 0, runs.byteLength).toBase64(),
-      stats: namedFigures(this.#counters()),
+      stats: figuresByFamily(this.#counters()),
     };
   }
 
