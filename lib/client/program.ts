@@ -1,7 +1,7 @@
 /**
  * mallocd-client as a function: a command line in, calls of the daemon, an exit code out. What most calls
- * do without, the shell and the load generator, is in heavy.ts, which calls this function in turn: client.ts
- * and heavy.ts are bundled as one file each (tools/build.sh), since files in common would take time to load.
+ * do without, the shell and the load generator, is in heavy.ts, which calls this function in turn and is
+ * loaded when it is needed.
  */
 
 import { type Command, parseCommandLine, strayVariables, UsageError } from "../cli/flags.ts";

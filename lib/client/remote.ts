@@ -598,7 +598,7 @@ async function open(
     throw new TypeError(`Cannot connect to ${server}: only Deno has QUIC`);
   }
   const address = await resolve(parsed.hostname);
-  // Loaded for quic:// only. It has no class in common with us: in the executables it is a bundle of its own.
+  // Loaded for quic:// only: it takes time.
   const { openQuic } = await import("./transports/quic.ts");
   try {
     return await openQuic({ server, ...parsed, address, ca, token, timeout });

@@ -62,7 +62,11 @@ const IDLE_MS = 250;
 const PROVEN_SOCKETS = 8;
 const UNPROVEN_SOCKETS = 32;
 
-const WORKER = new URL("./syscall_worker.ts", import.meta.url);
+/** In an executable the worker lies where tools/build.sh has put it. */
+const WORKER = new URL(
+  Deno.build.standalone ? "./lib/daemon/engines/syscall_worker.js" : "./syscall_worker.ts",
+  import.meta.url,
+);
 
 /** Rejects with Unavailable if this system, or what is permitted on it, is not enough. */
 export async function serveSyscall(options: EngineOptions): Promise<Engine> {
