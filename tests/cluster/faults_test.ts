@@ -3,7 +3,7 @@
  * them, 48 counters that are added to without pause, and something that breaks meanwhile.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { Remote } from "../../lib/client/remote.ts";
 import { fields, head, word } from "../testing.ts";
 import { FIRST, Mallocd, Peer } from "../programs/programs.ts";
@@ -405,6 +405,9 @@ test("a standby keeps the log short, and who comes later begins with its snapsho
     const args = ["--range", "0", "--standby", "--trim", "32KiB"];
     await using standby = await startDaemon(network, args);
     const servers = [owner.server, standby.server];
+    const before = await Remote.connect({ server: owner.server, timeout: 15_000 });
+    const block = await before.malloc(100);
+    await before.close();
     const load = await Load.start(servers);
     const { primary } = await redis.shardOf(0);
     const snapshot = () => redis.text(primary, "HGET", "mallocd:{0}:head", "snapshot");
@@ -420,6 +423,8 @@ test("a standby keeps the log short, and who comes later begins with its snapsho
     const other = await Remote.connect({ server: late.server, timeout: 15_000 });
     await other.ping();
     await load.close();
+    assertNotEquals(await other.malloc(100), block, "it is in use");
+    await other.free(block);
     const oldest =
       (await redis.call(primary, "XRANGE", "mallocd:{0}:log", "-", "+", "COUNT", 1)) as [
         Uint8Array,

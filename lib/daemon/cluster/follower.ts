@@ -133,7 +133,6 @@ export class Follower {
       const head = await this.#head();
       const { memory: size, strict } = this.#options;
       this.#memory = newHeapMemory(size);
-      this.#counted.set(this.#state.service.counters);
       bytesOf(this.#state).fill(0);
       const { service, cache, quota } = this.#state;
       const secrets = Uint8Array.fromHex(head.secrets);
@@ -144,9 +143,7 @@ export class Follower {
       }
       const epoch = new DataView(Uint8Array.fromHex(head.epoch).buffer);
       service.epoch.set([epoch.getInt32(0), epoch.getInt32(4)]);
-      const isWhole = await this.#restore(head);
-      service.counters.set(this.#counted);
-      if (!isWhole) continue;
+      if (!await this.#restore(head)) continue;
       this.heap = new TracedHeap({
         memory: this.#memory,
         size,

@@ -8,10 +8,10 @@ import { formatSize } from "../../cli/sizes.ts";
 import { VERSION } from "../../cli/version.ts";
 
 /**
- * Which replay it takes: to be counted up with every change that makes another daemon of the same log. A
- * test holds the digest of one.
+ * Which replay it takes: to be counted up with every change that makes another daemon of the same log, or
+ * of the same snapshot. A test holds the digest of one.
  */
-export const LOG_FORMAT = 1;
+export const LOG_FORMAT = 2;
 
 /** What replay depends on: a range is made with them, and keeps them. */
 export interface Terms {

@@ -60,9 +60,9 @@ export function restore({ state, memory }: Parts, chunk: Uint8Array): void {
   }
 }
 
-/** All of the state: one memory, of whole pages. */
-export function bytesOf(state: State): Uint8Array {
-  return new Uint8Array(state.service.counters.buffer);
+/** All of the state that outlives a process: one memory, of whole pages. */
+export function bytesOf({ memory }: State): Uint8Array {
+  return new Uint8Array(memory.buffer);
 }
 
 function isZero(page: Uint8Array): boolean {

@@ -162,7 +162,7 @@ Deno.test("replay() of a known log makes the heap of LOG_FORMAT: who changes tha
   ]);
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", all)).toHex();
   assertEquals([LOG_FORMAT, digest], [
-    1,
+    2,
     "9e05636840acb1502fc029704e77ab06c179f79855b3c892e957454765d1fcad",
   ]);
 });
