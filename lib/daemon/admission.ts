@@ -35,7 +35,7 @@ export const ADMITTED = -1;
 export class Admission {
   readonly #blocks: { network: Int32Array; mask: Int32Array }[] | undefined;
   readonly #ownPort: number;
-  readonly #lowPorts: boolean;
+  readonly #firstPort: number;
 
   /** Admits the senders in the CIDR blocks, or, if there is no list, everybody. */
   constructor(allow: readonly string[] | undefined, ownPort: number, lowPorts = false) {
@@ -45,7 +45,7 @@ export class Admission {
       return block;
     });
     this.#ownPort = ownPort;
-    this.#lowPorts = lowPorts;
+    this.#firstPort = lowPorts ? 0 : FIRST_USER_PORT;
   }
 
   /**
@@ -57,9 +57,10 @@ export class Admission {
   drops(bytes: DataView, source: number): number {
     const port = bytes.getUint16(source + 2);
     if (port === this.#ownPort) return Drop.ownPort;
-    if (port < FIRST_USER_PORT && !this.#lowPorts) return Drop.lowPort;
-    if (this.#blocks === undefined || this.#isListed(this.#blocks, bytes, source)) return ADMITTED;
-    return Drop.network;
+    if (port < this.#firstPort) return Drop.lowPort;
+    return this.#blocks === undefined || this.#isListed(this.#blocks, bytes, source)
+      ? ADMITTED
+      : Drop.network;
   }
 
   #isListed(

@@ -218,22 +218,43 @@ export class Service {
    */
   serve(at: number, length: number, replyAt: number, source: number): number {
     const drop = this.#admission.drops(this.#io, source);
-    if (drop !== ADMITTED) {
-      this.counters[Counter.dropped + drop]!++;
-      return NO_REPLY;
-    }
-    const word = length < FIELD ? Word.unknown : wordAt(this.#io, at);
-    if (word !== Word.classic && word !== Word.tagged) {
-      this.#refuse(length < FIELD ? Refusal.truncated : Refusal.unknownMethod);
-      this.counters[Counter.silent]!++;
-      return NO_REPLY;
-    }
-    this.#judge(at, length, word, source);
-    const reply = word === Word.classic
-      ? this.#classic(at, length, replyAt)
-      : this.#tagged(at, length, replyAt, source);
-    if (this.proven === 0) this.#budget?.spend(source, Math.max(reply - AMPLIFICATION * length, 0));
+    if (drop !== ADMITTED) return this.#ignore(drop);
+    if (length < FIELD) return this.#keepSilent(Refusal.truncated);
+    const request = this.#request;
+    const decoded = decodeRequest(this.#io, at, length, request);
+    const { isTagged } = request;
+    if (!isTagged && !request.isClassic) return this.#keepSilent(Refusal.unknownMethod);
+    const hasSession = (request.flags & Flag.session) !== 0 && length >= FIELD + SESSION;
+    this.#source = source;
+    this.#stale = hasSession && this.#isStale(at + FIELD);
+    this.effect = Effect.read;
+    if (isLoopbackSource(this.#io, source)) {
+      this.proven = 1;
+      this.limit = MAX_DATAGRAM;
+    } else this.#judgeStranger(at, length, hasSession, source);
+    const reply = isTagged
+      ? this.#tagged(at, length, decoded, replyAt, source)
+      : this.#classic(decoded, replyAt);
+    if (this.proven === 0) this.#spend(source, reply - AMPLIFICATION * length);
     return reply;
+  }
+
+  /** Counts a datagram that is nobody's business here. */
+  #ignore(drop: number): number {
+    this.counters[Counter.dropped + drop]!++;
+    return NO_REPLY;
+  }
+
+  /** Refuses what is no request, which nobody can be told. */
+  #keepSilent(refusal: Refusal): number {
+    this.#refuse(refusal);
+    this.counters[Counter.silent]!++;
+    return NO_REPLY;
+  }
+
+  /** Takes what a stranger was sent beyond its due out of the budget of its network. */
+  #spend(source: number, bytes: number): void {
+    this.#budget?.spend(source, Math.max(bytes, 0));
   }
 
   /**
@@ -252,29 +273,15 @@ export class Service {
     this.effect = Effect.read;
     this.proven = proven;
     this.limit = limit;
-    return wordAt(this.#io, at) === Word.classic
-      ? this.#classic(at, length, replyAt)
-      : this.#tagged(at, length, replyAt, source);
+    const decoded = decodeRequest(this.#io, at, length, this.#request);
+    return this.#request.isClassic
+      ? this.#classic(decoded, replyAt)
+      : this.#tagged(at, length, decoded, replyAt, source);
   }
 
-  /** Finds out what holds for a whole datagram: who sent it, what may go back, and its epoch. */
-  #judge(at: number, length: number, word: Word, source: number): void {
-    this.#source = source;
-    this.effect = Effect.read;
-    const hasSession = word === Word.tagged && this.#hasSession(at, length);
-    this.#stale = hasSession && this.#isStale(at + FIELD);
-    if (isLoopbackSource(this.#io, source) || this.#validated) {
-      this.proven = 1;
-      this.limit = MAX_DATAGRAM;
-    } else this.#judgeStranger(at, length, hasSession, source);
-  }
-
-  #hasSession(at: number, length: number): boolean {
-    return length >= FIELD + SESSION && (this.#io.getUint8(at + 6) & Flag.session) !== 0;
-  }
-
+  /** Finds out what may go back to a sender that is not this host. */
   #judgeStranger(at: number, length: number, hasSession: boolean, source: number): void {
-    const proven = hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
+    const proven = this.#validated || hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
     this.proven = proven ? 1 : 0;
     this.limit = proven || this.#unvalidated ? MAX_DATAGRAM : this.#limitOf(length, source);
   }
@@ -306,20 +313,21 @@ export class Service {
   }
 
   /** Sections 4 and 5 of the paper; what it leaves open is settled in docs/protocol.md. */
-  #classic(at: number, length: number, replyAt: number): number {
+  #classic(decoded: Decoded, replyAt: number): number {
     const request = this.#request;
     this.#bodyLength = 0;
-    const refusal = decodeRequest(this.#io, at, length, request) === Decoded.whole
+    const refusal = decoded === Decoded.whole
       ? this.#execute(request, replyAt, this.limit)
       : this.#refuse(Refusal.truncated);
     this.#undo?.commit();
     if (request.opcode === READ) return this.#bodyLength;
-    this.#note(refusal);
-    if (refusal !== Refusal.none) return this.#classicRefusal(request, replyAt);
+    if (refusal !== Refusal.none) return this.#classicRefusal(request, refusal, replyAt);
+    this.effect = Effect.changed;
     return request.opcode === MALLOC ? FIELD : NO_REPLY;
   }
 
-  #classicRefusal(request: Request, replyAt: number): number {
+  #classicRefusal(request: Request, refusal: Refusal, replyAt: number): number {
+    this.#note(refusal);
     if (request.opcode === MALLOC) {
       setField(this.#io, replyAt, NULL);
       return FIELD;
@@ -336,14 +344,20 @@ export class Service {
   }
 
   /**
-   * Answers a datagram of tagged requests, one after the other, with one of as many replies. A reply
-   * may take the room that the heads of those after it leave; beyond that it is refused as too long.
+   * Answers a datagram of tagged requests, of which the first is decoded, one after the other, with one
+   * of as many replies. A reply may take the room that the heads of those after it leave; beyond that it
+   * is refused as too long.
    * Requests after the first MAX_REPLIES cannot even be refused: they are not executed.
    */
-  #tagged(at: number, length: number, replyAt: number, source: number): number {
+  #tagged(
+    at: number,
+    length: number,
+    decoded: Decoded,
+    replyAt: number,
+    source: number,
+  ): number {
     this.#first = at;
     const request = this.#request;
-    let decoded = decodeRequest(this.#io, at, length, request);
     const end = at + length;
     const count = decoded === Decoded.whole && at + request.size < end
       ? Math.min(1 + this.#countTagged(at + request.size, end), MAX_REPLIES)

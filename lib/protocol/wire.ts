@@ -135,11 +135,15 @@ export const MAX_WRITE = MAX_DATAGRAM - 3 * FIELD;
 export const OPCODES: number = 1 +
   Math.max(...Object.values(METHODS).map(({ opcode }) => opcode));
 
-/** By opcode: bytes before the data, 0 for no method; and where the pointer and the length lie, 0 for nowhere. */
-const HEAD = new Uint8Array(OPCODES);
-const POINTER_AT = new Uint8Array(OPCODES);
-const LENGTH_AT = new Uint8Array(OPCODES);
-const CARRIES_DATA = new Uint8Array(OPCODES);
+/**
+ * By what may stand for an opcode, 0 for no method: bytes before the data, where the pointer and the
+ * length lie, 0 for nowhere, a byte each from the lowest, and whether data comes. One table, because
+ * every request asks for all of it.
+ */
+const LAYOUT = new Int32Array(256);
+const POINTER_AT = 8;
+const LENGTH_AT = 16;
+const CARRIES_DATA = 1 << 24;
 
 /** By opcode: bytes that the fields of a reply take; data comes on top. */
 export const REPLY_BODY = new Uint8Array(OPCODES);
@@ -154,15 +158,17 @@ export const CLUSTER_REPLY_BODY = new Uint8Array(OPCODES);
 export const OWNER_BODY = 3 * FIELD;
 
 for (const { opcode, request, reply, session = [], cluster = [] } of Object.values(METHODS)) {
-  if (HEAD[opcode] !== 0) throw new Error(`Cannot derive the protocol: two methods are ${opcode}`);
+  if (LAYOUT[opcode] !== 0) {
+    throw new Error(`Cannot derive the protocol: two methods are ${opcode}`);
+  }
   let at = FIELD;
   for (const part of request) {
-    if (part === "pointer" || part === "handle") POINTER_AT[opcode] = at;
-    if (part === "length") LENGTH_AT[opcode] = at;
-    if (part === "data") CARRIES_DATA[opcode] = 1;
+    if (part === "pointer" || part === "handle") LAYOUT[opcode]! |= at << POINTER_AT;
+    if (part === "length") LAYOUT[opcode]! |= at << LENGTH_AT;
+    if (part === "data") LAYOUT[opcode]! |= CARRIES_DATA;
     else at += FIELD;
   }
-  HEAD[opcode] = at;
+  LAYOUT[opcode]! |= at;
   REPLY_BODY[opcode] = FIELD * reply.filter((part) => part !== "data").length;
   SESSION_REPLY_BODY[opcode] = REPLY_BODY[opcode]! + FIELD * session.length;
   CLUSTER_REPLY_BODY[opcode] = SESSION_REPLY_BODY[opcode]! + FIELD * cluster.length;
@@ -202,6 +208,16 @@ export class Request {
   rest = 0;
   /** Bytes of the whole request, so that the next one of a datagram starts here. */
   size = 0;
+
+  /** Whether it is one of the paper's. */
+  get isClassic(): boolean {
+    return (this.flags | this.status | this.tag) === 0 && this.opcode <= LAST_CLASSIC;
+  }
+
+  /** Whether its word is that of a tagged request, which says nothing about the rest of it. */
+  get isTagged(): boolean {
+    return (this.flags & ANSWERED) === Flag.tagged;
+  }
 }
 
 /** `decodeRequest` could not go on: the opcode is not one of METHODS, or the datagram is too short. */
@@ -225,19 +241,20 @@ export function decodeRequest(
   request.flags = low >>> 8 & 0xff;
   request.status = low >>> 16;
   request.tag = bytes.getInt32(at);
-  if (opcode >= OPCODES || HEAD[opcode] === 0) return Decoded.unknownMethod;
+  const layout = LAYOUT[opcode]!;
+  if (layout === 0) return Decoded.unknownMethod;
   const session = (low & SESSION_BIT) === 0 ? 0 : SESSION;
-  const head = session + HEAD[opcode]!;
+  const head = session + (layout & 0xff);
   if (available < head) return Decoded.truncated;
   const start = at + session; // where the word would be, if there were no session
-  const pointerAt = POINTER_AT[opcode]!;
-  const lengthAt = LENGTH_AT[opcode]!;
+  const pointerAt = layout >>> POINTER_AT & 0xff;
+  const lengthAt = layout >>> LENGTH_AT & 0xff;
   request.pointer = pointerAt === 0 ? 0 : fieldAt(bytes, start + pointerAt);
   request.length = lengthAt === 0 ? 0 : fieldAt(bytes, start + lengthAt);
   request.fields = start + FIELD;
   request.size = head;
   request.rest = start + pointerAt + FIELD;
-  if (CARRIES_DATA[opcode] === 0) return Decoded.whole;
+  if (layout < CARRIES_DATA) return Decoded.whole;
   request.rest = at + head;
   if (request.length > available - head) return Decoded.truncated;
   request.size = head + request.length;
@@ -247,13 +264,13 @@ export function decodeRequest(
 /** The size of the request at `at`, as `decodeRequest` finds it; 0 if that is not whole. */
 export function requestSize(bytes: DataView, at: number, available: number): number {
   const low = bytes.getInt32(at + 4);
-  const opcode = low & 0xff;
-  if (opcode >= OPCODES || HEAD[opcode] === 0) return 0;
+  const layout = LAYOUT[low & 0xff]!;
+  if (layout === 0) return 0;
   const session = (low & SESSION_BIT) === 0 ? 0 : SESSION;
-  const head = session + HEAD[opcode]!;
+  const head = session + (layout & 0xff);
   if (available < head) return 0;
-  if (CARRIES_DATA[opcode] === 0) return head;
-  const length = fieldAt(bytes, at + session + LENGTH_AT[opcode]!);
+  if (layout < CARRIES_DATA) return head;
+  const length = fieldAt(bytes, at + session + (layout >>> LENGTH_AT & 0xff));
   return length > available - head ? 0 : head + length;
 }
 
