@@ -70,10 +70,44 @@ class Worker {
   }
 }
 
+/**
+ * Has clients work while something happens to their daemon, and until it has. Throws if anything that was
+ * answered is lost or was done twice; returns how many blocks they have in the end.
+ */
+export async function workDuring(
+  server: string,
+  seed: number,
+  happen: (isOver: () => boolean) => Promise<void>,
+): Promise<{ blocks: number; operations: number }> {
+  const remotes = await Promise.all(
+    Array.from({ length: CLIENTS }, () => Remote.connect({ server, timeout: TIMEOUT_MS })),
+  );
+  try {
+    const shared = await remotes[0]!.malloc(8);
+    const workers = remotes.map((remote, i) => new Worker(remote, shared, seed + i));
+    let isOver = false;
+    const working = Promise.all(workers.map((worker) => worker.work(() => isOver)));
+    working.catch(() => isOver = true);
+    await happen(() => isOver);
+    isOver = true;
+    await working;
+    for (const worker of workers) await worker.check();
+    const adds = workers.reduce((sum, worker) => sum + worker.adds, 0);
+    const value = await remotes[0]!.read(shared, 8);
+    assertEquals(new DataView(value.buffer).getBigUint64(value.byteOffset), BigInt(adds));
+    return {
+      blocks: workers.reduce((sum, worker) => sum + worker.blocks.size, 1),
+      operations: workers.reduce((sum, worker) => sum + worker.operations, 0),
+    };
+  } finally {
+    await Promise.all(remotes.map((remote) => remote.close()));
+  }
+}
+
 export interface Killing {
   kills: number;
   seed: number;
-  /** SIGKILL if it is left out; SIGTERM and a start are what `systemctl restart` does. */
+  /** SIGKILL if it is left out. */
   signal?: "SIGKILL" | "SIGTERM";
 }
 
@@ -86,29 +120,15 @@ export async function killUnderLoad(
   const args = ["--heap-file", path, "--memory", MEMORY, "--strict"];
   let daemon = await Mallocd.start(args);
   const { server, port } = daemon;
-  const remotes = await Promise.all(
-    Array.from({ length: CLIENTS }, () => Remote.connect({ server, timeout: TIMEOUT_MS })),
-  );
   try {
-    const shared = await remotes[0]!.malloc(8);
-    const workers = remotes.map((remote, i) => new Worker(remote, shared, seed + i));
-    let isOver = false;
-    const working = Promise.all(workers.map((worker) => worker.work(() => isOver)));
-    working.catch(() => isOver = true);
-    for (let kill = 0; kill < kills && !isOver; kill++) {
-      await new Promise((resolve) => setTimeout(resolve, 20 + random.below(200)));
-      const { code, stderr } = await daemon.stop(signal);
-      if (signal === "SIGTERM") assertEquals(code, 0, stderr);
-      daemon = await Mallocd.start([...args, "--port", String(port)]);
-    }
-    isOver = true;
-    await working;
-    for (const worker of workers) await worker.check();
-    const adds = workers.reduce((sum, worker) => sum + worker.adds, 0);
-    const value = await remotes[0]!.read(shared, 8);
-    assertEquals(new DataView(value.buffer).getBigUint64(value.byteOffset), BigInt(adds));
-    const blocks = workers.reduce((sum, worker) => sum + worker.blocks.size, 1);
-    const operations = workers.reduce((sum, worker) => sum + worker.operations, 0);
+    const { blocks, operations } = await workDuring(server, seed, async (isOver) => {
+      for (let kill = 0; kill < kills && !isOver(); kill++) {
+        await new Promise((resolve) => setTimeout(resolve, 20 + random.below(200)));
+        const { code, stderr } = await daemon.stop(signal);
+        if (signal === "SIGTERM") assertEquals(code, 0, stderr);
+        daemon = await Mallocd.start([...args, "--port", String(port)]);
+      }
+    });
     assert(operations > 20 * kills, `only ${operations} operations`);
     await daemon.stop("SIGKILL");
     const audited = await run(MALLOCD, ["audit", path]);
@@ -118,7 +138,6 @@ export async function killUnderLoad(
     const stopped = stderr.split("\n").find((line) => line.includes("msg=stopped"));
     assertEquals([code, parseLogfmt(stopped ?? "msg=none")["blocks"]], [0, String(blocks)], stderr);
   } finally {
-    await Promise.all(remotes.map((remote) => remote.close()));
     await daemon.stop("SIGKILL");
   }
 }
