@@ -27,9 +27,13 @@ export interface Family {
   readonly unit?: Unit;
   /** By what the members are told apart: `method`. */
   readonly by?: string;
-  /** The place of each member among them; some places may be nobody's. */
-  readonly members?: Readonly<Record<string, number>>;
+  /** How many places there are for the members; some may be nobody's. */
+  readonly places?: number;
+  /** The place of each member. */
+  readonly members?: () => Members;
 }
+
+type Members = Readonly<Record<string, number>>;
 
 const ENGINES = { datagram: 0, syscall: 1, quic: 2, cluster: 3 } as const;
 
@@ -37,9 +41,8 @@ const ENGINES = { datagram: 0, syscall: 1, quic: 2, cluster: 3 } as const;
 export const ORDERS = 1 + Math.log2(MAX_HEAP / GRAIN);
 
 /** By a block's size in bytes: its order. */
-const SIZES = Object.fromEntries(
-  Array.from({ length: ORDERS }, (_, order) => [GRAIN * 2 ** order, order]),
-);
+const sizes = () =>
+  Object.fromEntries(Array.from({ length: ORDERS }, (_, order) => [GRAIN * 2 ** order, order]));
 
 /**
  * Latencies have a bucket for each power of two of nanoseconds: what takes less than 2^10 is in the first
@@ -47,8 +50,14 @@ const SIZES = Object.fromEntries(
  */
 const FIRST_BITS = 10;
 const LAST_BITS = 31;
-const LATENCIES: Record<string, number> = { inf: LAST_BITS - FIRST_BITS };
-for (let bits = FIRST_BITS; bits < LAST_BITS; bits++) LATENCIES[2 ** bits] = bits - FIRST_BITS;
+const BUCKETS = 1 + LAST_BITS - FIRST_BITS;
+const latencies = () =>
+  Object.fromEntries(
+    Array.from({ length: BUCKETS }, (_, place) => [
+      place === BUCKETS - 1 ? "inf" : 2 ** (FIRST_BITS + place),
+      place,
+    ]),
+  );
 
 const opcodes = Object.fromEntries(
   Object.entries(METHODS).map(([name, { opcode }]) => [name, opcode]),
@@ -60,10 +69,16 @@ const counter = (help: string, unit?: Unit) =>
 const gauge = (help: string, unit?: Unit) =>
   ({ kind: "gauge", help, ...unit && { unit } }) as const;
 
+/** Members that have names. */
+const named = (members: Members) => ({
+  places: 1 + Math.max(...Object.values(members)),
+  members: () => members,
+});
+
 const TABLE = {
   uptime: gauge("time for which it has served", "seconds"),
-  engine: { ...gauge("1 for the engine that serves"), by: "engine", members: ENGINES },
-  version: { ...gauge("1 for the version that serves"), by: "version", members: { [VERSION]: 0 } },
+  engine: { ...gauge("1 for the engine that serves"), by: "engine", ...named(ENGINES) },
+  version: { ...gauge("1 for the version that serves"), by: "version", ...named({ [VERSION]: 0 }) },
   resident: gauge("memory of the process that is resident", "bytes"),
 
   received: counter("datagrams that came"),
@@ -75,7 +90,7 @@ const TABLE = {
   dropped: {
     ...counter("datagrams that were ignored because of their sender"),
     by: "cause",
-    members: Drop,
+    ...named(Drop),
   },
   kernelDrops: counter("datagrams that the kernel had no room for"),
   silent: counter("datagrams that were refused and got no answer"),
@@ -83,22 +98,23 @@ const TABLE = {
   withheld: counter("replies to who has not proven its address that would have held up others"),
   receiveErrors: counter("errors of the socket that the daemon survived"),
 
-  requests: { ...counter("requests"), by: "method", members: opcodes },
-  refused: { ...counter("requests that were refused"), by: "reason", members: reasons },
+  requests: { ...counter("requests"), by: "method", ...named(opcodes) },
+  refused: { ...counter("requests that were refused"), by: "reason", ...named(reasons) },
   payload: {
     ...counter("bytes that requests were about, of those that were carried out", "bytes"),
     by: "method",
-    members: {
+    ...named({
       malloc: METHODS.malloc.opcode,
       realloc: METHODS.realloc.opcode,
       read: METHODS.read.opcode,
       write: METHODS.write.opcode,
-    },
+    }),
   },
   latency: {
     ...counter("datagrams by the time from receipt to reply"),
     by: "below",
-    members: LATENCIES,
+    places: BUCKETS,
+    members: latencies,
   },
   latencySum: counter("all of the times from receipt to reply", "nanoseconds"),
 
@@ -109,8 +125,8 @@ const TABLE = {
   highWater: gauge("the heap's start to the highest end of an allocation so far", "bytes"),
   largestFree: gauge("the largest malloc that fits now", "bytes"),
   fragmentation: gauge("1 - largest free block / all that is free", "millionths"),
-  liveBlocks: { ...gauge("live blocks"), by: "size", members: SIZES },
-  freeBlocks: { ...gauge("free blocks"), by: "size", members: SIZES },
+  liveBlocks: { ...gauge("live blocks"), by: "size", places: ORDERS, members: sizes },
+  freeBlocks: { ...gauge("free blocks"), by: "size", places: ORDERS, members: sizes },
   work: counter("bytes that were cleared for malloc and moved for realloc", "bytes"),
 
   replays: counter("repeats answered from the duplicate request cache"),
@@ -131,7 +147,7 @@ const TABLE = {
 export type FamilyName = keyof typeof TABLE;
 
 /** All that is said of a figure. */
-export interface Figure extends Family {
+export interface Figure extends Omit<Family, "places" | "members"> {
   /** That of its family, or with a member `refused.outOfMemory`. */
   readonly name: string;
   readonly family: FamilyName;
@@ -140,34 +156,37 @@ export interface Figure extends Family {
   readonly at: number;
 }
 
-/** Every figure, in the order of the table; and where each family begins, with the member of place 0. */
-export const { COUNTERS, Counter, COUNTERS_LENGTH } = layOut(TABLE);
+const families = Object.entries(TABLE) as [FamilyName, Family][];
+
+let end = 0;
+const starts = families.map(([family, { places = 1 }]) =>
+  [family, (end += places) - places] as const
+);
+
+/** Where each family begins, with the member of place 0. */
+export const Counter = Object.fromEntries(starts) as Readonly<Record<FamilyName, number>>;
+export const COUNTERS_LENGTH = end;
 
 /** Doubles: counts of up to 2^53, changed in place without making garbage. */
 export type Counters = Float64Array;
 
-function layOut(table: Readonly<Record<FamilyName, Family>>) {
-  const figures: Figure[] = [];
-  const places: [FamilyName, number][] = [];
-  let end = 0;
-  for (const [family, description] of Object.entries(table) as [FamilyName, Family][]) {
-    places.push([family, end]);
-    const { members } = description;
-    if (members === undefined) {
-      figures.push({ ...description, name: family, family, at: end++ });
-      continue;
-    }
-    for (const [member, place] of Object.entries(members).sort(([, a], [, b]) => a - b)) {
-      const name = `${family}.${member}`;
-      figures.push({ ...description, name, family, member, at: end + place });
-    }
-    end += 1 + Math.max(...Object.values(members));
-  }
-  return {
-    COUNTERS: figures as readonly Figure[],
-    Counter: Object.fromEntries(places) as Readonly<Record<FamilyName, number>>,
-    COUNTERS_LENGTH: end,
-  };
+let made: readonly Figure[] | undefined;
+
+/**
+ * Every figure, in the order of the table. They are made when somebody first asks: the names of sizes alone
+ * let V8's cache of numbers as text grow by 400 KB, and a daemon that starts would collect garbage.
+ */
+export function figures(): readonly Figure[] {
+  return made ??= families.flatMap(([family, { places: _, members, ...description }]): Figure[] => {
+    const start = Counter[family];
+    if (members === undefined) return [{ ...description, name: family, family, at: start }];
+    return Object.entries(members())
+      .sort(([, a], [, b]) => a - b)
+      .map(([member, place]) => {
+        const name = `${family}.${member}`;
+        return { ...description, name, family, member, at: start + place };
+      });
+  });
 }
 
 /** Counts so many datagrams, each of which took `ns` nanoseconds, 0 to 2^31 - 1, from receipt to reply. */
@@ -179,20 +198,22 @@ export function noteLatency(counters: Counters, datagrams: number, ns: number): 
 
 /** All figures of a family together. */
 export function sumOf(counters: Counters, family: FamilyName): number {
-  return COUNTERS.filter((figure) => figure.family === family)
-    .reduce((sum, { at }) => sum + counters[at]!, 0);
+  const { places = 1 }: Family = TABLE[family];
+  return counters.subarray(Counter[family], Counter[family] + places)
+    .reduce((sum, count) => sum + count, 0);
 }
 
 /** Where a figure of a family is; throws if there is no such member. */
 export function placeOf(family: FamilyName, member: string): number {
-  const figure = COUNTERS.find((figure) => figure.family === family && figure.member === member);
-  if (figure === undefined) throw new Error(`No figure is named ${family}.${member}`);
-  return figure.at;
+  const { members }: Family = TABLE[family];
+  const place = members?.()[member];
+  if (place === undefined) throw new Error(`No figure is named ${family}.${member}`);
+  return Counter[family] + place;
 }
 
 /** Every figure by name, in the order of the table. */
 export function namedCounts(counters: Counters): [name: string, count: number][] {
-  return COUNTERS.map(({ name, at }) => [name, counters[at]!]);
+  return figures().map(({ name, at }) => [name, counters[at]!]);
 }
 
 /** Gauges that a total has, too. */
@@ -200,7 +221,7 @@ const TOLD: readonly FamilyName[] = ["blocks", "bytes", "highWater"];
 
 /** Of these, what a line of the log tells: counts that are not 0, without the many of the latencies. */
 export function totals(counters: Counters): Record<string, number> {
-  const told = COUNTERS.filter(({ kind, family }) =>
+  const told = figures().filter(({ kind, family }) =>
     kind === "counter" && !family.startsWith("latency") || TOLD.includes(family)
   );
   const counts = told.map(({ name, at }) => [name, counters[at]!] as const);

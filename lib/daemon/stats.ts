@@ -1,18 +1,18 @@
 /**
  * What the request `stats` is answered with: once the names of all figures, and then their values, one
  * field each in the order of the names, of which the first is the epoch. The names are text that is made
- * once; the values are copied from the counters without making garbage.
+ * when somebody first asks; the values are copied from the counters without making garbage.
  */
 
-import { COUNTERS, type Counters } from "./counters.ts";
+import { type Counters, figures } from "./counters.ts";
 import { Gauges } from "./gauges.ts";
 import { FIELD } from "../protocol/wire.ts";
 import type { State, StateOptions } from "./state.ts";
 
 /** A line for each figure: `NAME counter`, or `NAME gauge`, and a unit if it has one. */
-const LINES = [
+const lines = () => [
   "epoch gauge",
-  ...COUNTERS.map(({ name, kind, unit }) =>
+  ...figures().map(({ name, kind, unit }) =>
     unit === undefined ? `${name} ${kind}` : `${name} ${kind} ${unit}`
   ),
 ];
@@ -23,8 +23,8 @@ export class Stats {
   readonly #counters: Counters;
   readonly #epoch: Int32Array;
   readonly #gauges: Gauges;
-  readonly #names = new TextEncoder().encode(LINES.join("\n"));
-  readonly #places = Int32Array.from(COUNTERS, ({ at }) => at);
+  #madeNames: Uint8Array | undefined;
+  #madePlaces: Int32Array | undefined;
 
   constructor(options: StateOptions, state: State, io: WebAssembly.Memory) {
     this.#io = new DataView(io.buffer);
@@ -32,6 +32,14 @@ export class Stats {
     this.#counters = state.service.counters;
     this.#epoch = state.service.epoch;
     this.#gauges = new Gauges(options, state);
+  }
+
+  get #names(): Uint8Array {
+    return this.#madeNames ??= new TextEncoder().encode(lines().join("\n"));
+  }
+
+  get #places(): Int32Array {
+    return this.#madePlaces ??= Int32Array.from(figures(), ({ at }) => at);
   }
 
   /** Bytes of the names, and of the values. */
@@ -53,9 +61,10 @@ export class Stats {
     this.#gauges.refresh();
     this.#io.setInt32(at, this.#epoch[0]!);
     this.#io.setInt32(at + 4, this.#epoch[1]!);
-    for (let i = 0; i < this.#places.length; i++) {
+    const places = this.#places;
+    for (let i = 0; i < places.length; i++) {
       // As setField() does it, which would box the double if it was not inlined.
-      const value = this.#counters[this.#places[i]!]!;
+      const value = this.#counters[places[i]!]!;
       at += FIELD;
       this.#io.setUint32(at, value / 2 ** 32);
       this.#io.setUint32(at + 4, value);

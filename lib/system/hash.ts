@@ -64,68 +64,16 @@ export class KeyedHash {
  */
 export type Digest = (at: number, length: number, seed: number) => number;
 
-const I32 = 0x7f;
-const I64 = 0x7e;
-const VOID = 0x40;
-const AT = 0;
-const LENGTH = 1;
-const SEED = 2;
-const LANES = [3, 4, 5, 6];
-const [A = 0] = LANES;
-
-const get = (local: number) => [0x20, local];
-const set = (local: number) => [0x21, local];
-const KEY = [0x23, 0];
-const i32 = (value: number) => [0x41, value];
-const i64 = (value: number) => [0x42, value];
-const load = (offset: number) => [...get(AT), 0x29, 0, offset];
-const LOAD_BYTE = [...get(AT), 0x31, 0, 0];
-/** `(x ^ w) * key`, turned, so that the next multiplication spreads what this one has left at the top. */
-const step = (x: number, w: number[]) => [
-  ...[...get(x), ...w, 0x85, ...KEY, 0x7e, ...i64(29), 0x89, ...set(x)],
-];
-/** While `bytes` or more are left. */
-const whileLeft = (bytes: number, body: number[], after: number[] = []) => [
-  ...[...get(LENGTH), ...i32(bytes), 0x4f, 0x04, VOID, 0x03, VOID, ...body],
-  ...[
-    ...get(AT),
-    ...i32(bytes),
-    0x6a,
-    ...set(AT),
-    ...get(LENGTH),
-    ...i32(bytes),
-    0x6b,
-    ...set(LENGTH),
-  ],
-  ...[...get(LENGTH), ...i32(bytes), 0x4f, 0x0d, 0, 0x0b, ...after, 0x0b],
-];
-const CODE = [
-  ...[1, LANES.length, I64],
-  ...[...get(SEED), 0xad, ...set(A)],
-  ...LANES.slice(1).flatMap((lane, i) => [...i64(i + 1), ...set(lane)]),
-  ...whileLeft(
-    32,
-    LANES.flatMap((lane, i) => step(lane, load(8 * i))),
-    LANES.slice(1).flatMap((lane) => step(A, get(lane))),
-  ),
-  ...whileLeft(8, step(A, load(0))),
-  ...whileLeft(1, step(A, LOAD_BYTE)),
-  ...[...get(A), ...KEY, 0x7e, ...i64(32), 0x88, 0xa7, 0x0b],
-];
-
-const name = (text: string) => [text.length, ...new TextEncoder().encode(text)];
-/** A number of up to 14 bits, in two bytes (LEB128). */
-const size = (value: number) => [value & 0x7f | 0x80, value >>> 7];
-const section = (id: number, ...bytes: number[]) => [id, ...size(bytes.length), ...bytes];
-
-const MODULE = new Uint8Array([
-  ...[0, ...new TextEncoder().encode("asm"), 1, 0, 0, 0],
-  ...section(1, 1, 0x60, 3, I32, I32, I32, 1, I32),
-  ...section(2, 2, ...name(""), ...name("memory"), 2, 0, 0, ...name(""), ...name("key"), 3, I64, 0),
-  ...section(3, 1, 0),
-  ...section(7, 1, ...name("digest"), 0, 0),
-  ...section(10, 1, ...size(CODE.length), ...CODE),
-]);
+/** The module. To put it together here would take half a millisecond of each start: tests/system/hash_test.ts does. */
+export const DIGEST =
+  "0061736d010000000188000160037f7f7f017f0294000200066d656d6f727902000000036b6579037e0003820001" +
+  "00078a00010664696765737400000a880201850201047e2002ad2103420121044202210542032106200141204f04" +
+  "400340200320002900008523007e421d892103200420002900088523007e421d892104200520002900108523007e" +
+  "421d892105200620002900188523007e421d892106200041206a2100200141206b2101200141204f0d000b200320" +
+  "048523007e421d892103200320058523007e421d892103200320068523007e421d8921030b200141084f04400340" +
+  "200320002900008523007e421d892103200041086a2100200141086b2101200141084f0d000b0b200141014f0440" +
+  "0340200320003100008523007e421d892103200041016a2100200141016b2101200141014f0d000b0b200323007e" +
+  "422088a70b";
 
 /** A digest over one memory; `secrets` as for KeyedHash. Out of bounds it throws. */
 export function newDigest(memory: WebAssembly.Memory, secrets?: Int32Array): Digest {
@@ -134,7 +82,7 @@ export function newDigest(memory: WebAssembly.Memory, secrets?: Int32Array): Dig
     { value: "i64" },
     BigInt(high!) << 32n | BigInt(low! >>> 0) | 1n,
   );
-  const module = new WebAssembly.Module(MODULE);
+  const module = new WebAssembly.Module(Uint8Array.fromHex(DIGEST));
   const { exports } = new WebAssembly.Instance(module, { "": { memory, key } });
   return exports["digest"] as Digest;
 }

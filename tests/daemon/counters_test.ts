@@ -1,8 +1,8 @@
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import {
   Counter,
-  COUNTERS,
   COUNTERS_LENGTH,
+  figures,
   namedCounts,
   noteLatency,
   placeOf,
@@ -18,11 +18,11 @@ Deno.test("docs/operations.md names every reason for a refusal", () => {
   assertEquals(reasons.filter((name) => !new RegExp(`\\b${name}\\b`).test(operations)), []);
 });
 
-Deno.test("COUNTERS names every figure once, and each has a place of its own", () => {
+Deno.test("figures() names every figure once, and each has a place of its own", () => {
   for (const key of ["at", "name"] as const) {
-    assertEquals(new Set(COUNTERS.map((figure) => figure[key])).size, COUNTERS.length);
+    assertEquals(new Set(figures().map((figure) => figure[key])).size, figures().length);
   }
-  for (const { name, family, member, at, help, by } of COUNTERS) {
+  for (const { name, family, member, at, help, by } of figures()) {
     assertMatch(name, /^[a-z][a-zA-Z]*(\.[a-zA-Z0-9.]+)?$/);
     assertEquals(name, member === undefined ? family : `${family}.${member}`);
     assertEquals(member === undefined, by === undefined);
@@ -47,7 +47,7 @@ Deno.test("namedCounts() names every count by what is counted at its place", () 
 Deno.test("placeOf() finds every engine", () => {
   for (const name of ENGINE_NAMES) {
     if (name !== "auto") {
-      assertEquals(COUNTERS.some(({ at }) => at === placeOf("engine", name)), true);
+      assertEquals(figures().some(({ at }) => at === placeOf("engine", name)), true);
     }
   }
   assertThrows(() => placeOf("engine", "steam"), Error, "No figure is named engine.steam");

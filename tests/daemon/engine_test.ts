@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { concat } from "@std/bytes";
 import { Drop } from "../../lib/daemon/admission.ts";
-import { Counter, COUNTERS, type FamilyName } from "../../lib/daemon/counters.ts";
+import { Counter, type FamilyName, figures } from "../../lib/daemon/counters.ts";
 import type { Engine, EngineOptions } from "../../lib/daemon/engine.ts";
 import { type EngineName, startEngine } from "../../lib/daemon/engines/choice.ts";
 import {
@@ -263,7 +263,7 @@ const CLAIMS: Claim[] = [
       assert(turns > 0 && turns <= datagrams, `${turns} turns`);
       // The datagram engine times one of 16.
       const timed = engine.name === "syscall" ? datagrams : Math.ceil(datagrams / 16);
-      const buckets = COUNTERS.filter(({ family }) => family === "latency");
+      const buckets = figures().filter(({ family }) => family === "latency");
       const sum = () => buckets.reduce((sum, { at }) => sum + counters[at]!, 0);
       for (const end = Date.now() + DEADLINE_MS; sum() < timed && Date.now() < end;) await sleep(1);
       assertEquals(sum(), timed);

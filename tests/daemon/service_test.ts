@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { COUNTERS, namedCounts } from "../../lib/daemon/counters.ts";
+import { figures, namedCounts } from "../../lib/daemon/counters.ts";
 import { GRAIN, HEAP_BASE, MAX_HEAP, MIN_HEAP } from "../../lib/heap/heap.ts";
 import { MAX_DATAGRAM, MAX_TAGGED_READ } from "../../lib/protocol/wire.ts";
 import { ERRNO } from "../../lib/protocol/errno.ts";
@@ -17,7 +17,7 @@ const ALL_ONES = 2n ** 64n - 1n;
 /** The allocator's gauges, and every other count that is not 0, but for those of requests. */
 function counts(box: Box): Record<string, number> {
   const gauges = ["blocks", "bytes", "highWater"];
-  const counted = COUNTERS.filter(({ name, kind }) => kind === "counter" || gauges.includes(name))
+  const counted = figures().filter(({ name, kind }) => kind === "counter" || gauges.includes(name))
     .filter(({ family }) => !["requests", "payload", "turns"].includes(family));
   const { counters } = box;
   return Object.fromEntries(

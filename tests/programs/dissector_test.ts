@@ -2,7 +2,7 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { serveDatagram } from "../../lib/daemon/engines/datagram.ts";
-import { COUNTERS } from "../../lib/daemon/counters.ts";
+import { figures } from "../../lib/daemon/counters.ts";
 import { concat } from "@std/bytes";
 import { Membership } from "../../lib/daemon/cluster/membership.ts";
 import { Box, fields, head, newOptions, word } from "../testing.ts";
@@ -135,8 +135,8 @@ body_length=8,0,0 result=2 expert=ENOENT",
     "tag=20,21 status=0,0 flags=0x01,0x01 opcode=11,11 method=stats,stats what=1,0",
     `tag=20,21 status=0,0 flags=0x81,0x81 opcode=11,11 method=stats,stats \
 body_length=${namesBytes},${
-      8 * (1 + COUNTERS.length)
-    } epoch=? names=epoch gauge... value=${COUNTERS.length} of them`,
+      8 * (1 + figures().length)
+    } epoch=? names=epoch gauge... value=${figures().length} of them`,
   ],
   [
     word(22, 12) + fields(0) + word(23, 13) + fields(0),

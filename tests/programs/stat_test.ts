@@ -1,7 +1,7 @@
 /** mallocd-client stat and top, as their users see them. */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { COUNTERS } from "../../lib/daemon/counters.ts";
+import { figures } from "../../lib/daemon/counters.ts";
 import {
   CLIENT,
   done,
@@ -32,7 +32,7 @@ Deno.test("mallocd-client --json stat prints all figures as one object", async (
   await using daemon = await Mallocd.start();
   const { stdout } = await daemon.client("--json stat");
   const object = JSON.parse(stdout);
-  assertEquals(Object.keys(object), ["epoch", ...COUNTERS.map(({ name }) => name)]);
+  assertEquals(Object.keys(object), ["epoch", ...figures().map(({ name }) => name)]);
   const { epoch } = JSON.parse((await daemon.client("--json info")).stdout);
   assertEquals([object.epoch, object["requests.stats"], object.heap], [epoch, 2, 2 ** 30]);
   const some = await daemon.client("--json stat heap epoch");

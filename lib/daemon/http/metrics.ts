@@ -1,6 +1,6 @@
 /** The table of all figures in two forms that programs read: Prometheus' text, and the object of the page. */
 
-import { COUNTERS, type Counters, type Figure } from "../counters.ts";
+import { type Counters, type Figure, figures } from "../counters.ts";
 
 /** By how many of a figure one base unit is, and what the unit is called in a metric's name. */
 const UNITS = {
@@ -22,7 +22,7 @@ type Series = [labels: string, value: number];
  */
 export function prometheusText(counters: Counters): string {
   const lines: string[] = [];
-  const families = Map.groupBy(COUNTERS, ({ family }) => family);
+  const families = Map.groupBy(figures(), ({ family }) => family);
   for (const [family, figures] of families) {
     const { by, kind, help } = figures[0]!;
     if (family === "latencySum") continue; // part of the histogram
@@ -44,7 +44,7 @@ export function prometheusText(counters: Counters): string {
 /** All figures as the page wants them: families with members are objects. */
 export function figuresByFamily(counters: Counters): Record<string, unknown> {
   const named: Record<string, unknown> = {};
-  for (const { family, member, at } of COUNTERS) {
+  for (const { family, member, at } of figures()) {
     if (member === undefined) named[family] = counters[at]!;
     else Object.assign(named[family] ??= {}, { [member]: counters[at]! });
   }
