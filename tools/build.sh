@@ -37,4 +37,5 @@ case $engine:${platform:-$(uname -s)} in
     compile -P=daemon --include "$bundle/daemon/$worker.js" -o "$folder/mallocd" "$bundle/daemon/main.js" ;;
   *) compile -P=daemon-without-ffi -o "$folder/mallocd" "$bundle/daemon/main.js" ;;
 esac
-compile -P=client -o "$folder/mallocd-client" "$bundle/client/client.js"
+# The client moves what is longer than memory: no more garbage than this waits for the collector.
+compile --v8-flags=--max-semi-space-size=4 -P=client -o "$folder/mallocd-client" "$bundle/client/client.js"

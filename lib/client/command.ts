@@ -200,24 +200,43 @@ export function formatPointer(pointer: bigint, hex: boolean): string {
   return hex ? `0x${pointer.toString(16)}` : `${pointer}`;
 }
 
-/**
- * Writes text, or with --json an object: bigints are pointers, as --hex has them, and functions make what
- * takes time to make.
- */
+/** Writes text, or with --json an object, in which bigints are pointers, as --hex has them. */
 export function print(
-  { terminal, json, hex }: Context,
+  context: Context,
   text: string | Uint8Array,
   object: Readonly<Record<string, unknown>>,
 ): void {
-  if (!json) {
-    if (text.length > 0) terminal.write(text);
-    return;
+  if (context.json) context.terminal.write(`${asJson(context, object)}\n`);
+  else if (text.length > 0) context.terminal.write(text);
+}
+
+function asJson({ hex }: Context, object: Readonly<Record<string, unknown>>): string {
+  const replace = (_: string, value: unknown) =>
+    typeof value === "bigint" ? formatPointer(value, hex) : value;
+  return JSON.stringify(object, replace);
+}
+
+/** Bytes that become text at a time: whole groups of base64. */
+const TEXT_PIECE = 48 * 1024;
+
+/**
+ * Writes an object of bytes that were read, with --json, whose last member is these as text. It is put
+ * together in pieces: of strings as long as a window the collector lets 100 MiB be.
+ */
+export function printBytes(
+  context: Context,
+  at: bigint,
+  data: Uint8Array,
+  form: "base64" | "hex",
+): void {
+  const { terminal } = context;
+  const head = asJson(context, { pointer: at, length: data.length, [form]: "" });
+  terminal.write(head.slice(0, -'"}'.length));
+  for (let i = 0; i < data.length; i += TEXT_PIECE) {
+    const piece = data.subarray(i, i + TEXT_PIECE);
+    terminal.write(form === "hex" ? piece.toHex() : piece.toBase64());
   }
-  const replace = (_: string, value: unknown) => {
-    if (typeof value === "bigint") return formatPointer(value, hex);
-    return typeof value === "function" ? value() : value;
-  };
-  terminal.write(JSON.stringify(object, replace) + "\n");
+  terminal.write('"}\n');
 }
 
 /**

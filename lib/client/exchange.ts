@@ -114,6 +114,13 @@ export class NotThereError extends NoReplyError {
   }
 }
 
+/** A copy of a body, where the call wants it. */
+export function takeBody(body: Uint8Array, { into }: Call): Uint8Array {
+  if (into?.length !== body.length) return body.slice();
+  into.set(body);
+  return into;
+}
+
 /** How long an answer is waited for before it is overdue. */
 export const FIRST_WAIT_MS = 50;
 

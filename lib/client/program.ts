@@ -21,11 +21,13 @@ let interrupted: AbortController | undefined;
 /** What a command does not look at is not made: to be asked whether it is a terminal takes time, too. */
 const terminal: Terminal = {
   write(data) {
-    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
-    try {
-      for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
-    } catch (cause) {
-      throw new OutputError(cause);
+    if (typeof data !== "string") return writeBytes(data);
+    // Always in the same memory: the collector lets much of what would be garbage be.
+    const bytes = text ??= new Uint8Array(TEXT_BYTES);
+    for (let at = 0; at < data.length;) {
+      const { read, written } = new TextEncoder().encodeInto(data.slice(at), bytes);
+      writeBytes(bytes.subarray(0, written));
+      at += read;
     }
   },
   say: (line) => console.error(line),
@@ -47,6 +49,17 @@ const terminal: Terminal = {
     return (interrupted ??= onFirstInterrupt()).signal;
   },
 };
+
+let text: Uint8Array | undefined;
+const TEXT_BYTES = 128 * 1024;
+
+function writeBytes(bytes: Uint8Array): void {
+  try {
+    for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  } catch (cause) {
+    throw new OutputError(cause);
+  }
+}
 
 function onFirstInterrupt(): AbortController {
   const controller = new AbortController();

@@ -663,6 +663,27 @@ Deno.test("mallocd-client --json prints an object a line, for every command that
   assertEquals([pings[2].sent, pings[2].received, pings[2].lost], [2, 2, 0]);
 });
 
+Deno.test("mallocd-client --json shows what is long in objects of a MiB each", async () => {
+  await using daemon = await Mallocd.start();
+  const seed = 11;
+  const input = new Random(seed).bytes(1_200_000);
+  await daemon.client(`malloc ${input.length}`);
+  await daemon.client(`write ${FIRST} -`, { input });
+  for (const line of [`--json read ${FIRST} ${input.length}`, `dump ${FIRST} 1200000 --json`]) {
+    const { code, stdout } = await daemon.client(line);
+    const objects = stdout.trimEnd().split("\n").map((text) => JSON.parse(text));
+    assertEquals(
+      objects.map(({ pointer, length }) => [pointer, length]),
+      [[`${FIRST}`, 2 ** 20], [`${FIRST + 2 ** 20}`, input.length - 2 ** 20]],
+    );
+    const bytes = objects.map(({ base64, hex }) =>
+      base64 === undefined ? Uint8Array.fromHex(hex) : Uint8Array.fromBase64(base64)
+    );
+    const back = new Uint8Array(await new Blob(bytes).arrayBuffer());
+    assert(code === 0 && back.every((byte, i) => byte === input[i]), `seed ${seed}: ${line}`);
+  }
+});
+
 Deno.test("mallocd-client -r repeats a command, -i waits in between", async () => {
   await using daemon = await Mallocd.start();
   const pointers = `${FIRST}\n${FIRST + 16}\n${FIRST + 32}\n`;
@@ -786,8 +807,11 @@ Deno.test({
         `${input} | mallocd-client write ${FIRST} -`,
         `${input} | mallocd-client write ${FIRST} 256MiB`,
         `mallocd-client read ${FIRST} 256MiB`,
-        `mallocd-client --json read ${FIRST} 128MiB`,
-        `mallocd-client dump ${FIRST} 128MiB`,
+        `${input} | mallocd-client --classic write ${FIRST} -`,
+        `mallocd-client --json read ${FIRST} 256MiB`,
+        `mallocd-client --classic read ${FIRST} 256MiB`,
+        `mallocd-client dump ${FIRST} 256MiB`,
+        `mallocd-client --json dump ${FIRST} 256MiB`,
       ]
     ) {
       const more = await peak(line) - least;

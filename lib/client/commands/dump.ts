@@ -1,6 +1,6 @@
 /** mallocd-client dump: bytes as a person reads them. */
 
-import { define, parseLength, parsePointer, print, readAll } from "../command.ts";
+import { define, parseLength, parsePointer, printBytes, readAll } from "../command.ts";
 
 export const dump = define({
   words: "PTR LEN",
@@ -15,9 +15,8 @@ export const dump = define({
       const { terminal, json } = context;
       const hexdump = new Hexdump();
       await readAll(context, address, bytes, (data, at) => {
-        if (json) {
-          print(context, "", { pointer: at, length: data.length, hex: () => data.toHex() });
-        } else terminal.write(hexdump.rows(data, at));
+        if (json) printBytes(context, at, data, "hex");
+        else terminal.write(hexdump.rows(data, at));
       });
       if (!json) terminal.write(`${formatAddress(address + BigInt(bytes))}\n`);
       return true;

@@ -1,6 +1,6 @@
 /** mallocd-client read: bytes as they are. */
 
-import { define, parseLength, parsePointer, print, readAll } from "../command.ts";
+import { define, parseLength, parsePointer, printBytes, readAll } from "../command.ts";
 
 export const read = define({
   words: "PTR LEN",
@@ -14,8 +14,8 @@ export const read = define({
     return async (context) => {
       const { terminal, json } = context;
       await readAll(context, address, bytes, (data, at) => {
-        const length = data.length;
-        print(context, data, { pointer: at, length, base64: () => data.toBase64() });
+        if (json) printBytes(context, at, data, "base64");
+        else if (data.length > 0) terminal.write(data);
       });
       if (terminal.isTerminal && !json) terminal.write("\n");
       return true;

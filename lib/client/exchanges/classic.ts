@@ -14,10 +14,12 @@ import {
   NoReplyError,
   NotThereError,
   RefusedError,
+  takeBody,
   untilAborted,
   withResolvers,
 } from "../exchange.ts";
-import { encodeRequest, FIELD, fieldAt, MAX_DATAGRAM } from "../../protocol/wire.ts";
+import { asBigInt } from "../hello.ts";
+import { encodeRequest, FIELD, MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { ERRNO } from "../../protocol/errno.ts";
 import type { Clock, Transport } from "../transport.ts";
 
@@ -37,8 +39,8 @@ type Question = Pick<Call, "method" | "fields" | "data">;
 interface Pending {
   readonly call: Call;
   /** Pending while the call is under way; rejects as soon as it is given up. */
-  readonly promise: Promise<Uint8Array<ArrayBuffer>>;
-  readonly resolve: (body: Uint8Array<ArrayBuffer>) => void;
+  readonly promise: Promise<Uint8Array>;
+  readonly resolve: (body: Uint8Array) => void;
   readonly giveUp: (reason: unknown) => void;
 }
 
@@ -64,7 +66,7 @@ export class ClassicExchange implements Exchange {
   call(call: Call): Promise<Uint8Array> {
     if (this.#closed) return Promise.reject(closedError(call));
     if (call.signal?.aborted) return Promise.reject(call.signal.reason);
-    const { promise, resolve, reject } = withResolvers<Uint8Array<ArrayBuffer>>();
+    const { promise, resolve, reject } = withResolvers<Uint8Array>();
     const giveUp = (reason: unknown) => {
       this.#queue.delete(pending);
       reject(reason);
@@ -95,14 +97,14 @@ export class ClassicExchange implements Exchange {
     this.#running = undefined;
   }
 
-  async #exchange(pending: Pending): Promise<Uint8Array<ArrayBuffer>> {
+  async #exchange(pending: Pending): Promise<Uint8Array> {
     const { call } = pending;
     const asked = describe(call);
     switch (call.method) {
       case "malloc": {
         const body = await this.#ask(pending);
         if (body.length !== FIELD) throw new RefusedError(asked, undefined, "not a pointer");
-        if (fieldAt(new DataView(body.buffer), 0) === 0) {
+        if (asBigInt(body) === 0n) {
           throw RefusedError.fromErrno(asked, ERRNO.ENOMEM);
         }
         return body;
@@ -140,9 +142,9 @@ export class ClassicExchange implements Exchange {
   async #ask(
     { call, promise: givenUp }: Pending,
     question: Question = call,
-  ): Promise<Uint8Array<ArrayBuffer>> {
-    const { promise, resolve, reject } = withResolvers<Uint8Array<ArrayBuffer>>();
-    this.#transport.onDatagram = (datagram) => resolve(datagram.slice());
+  ): Promise<Uint8Array> {
+    const { promise, resolve, reject } = withResolvers<Uint8Array>();
+    this.#transport.onDatagram = (datagram) => resolve(takeBody(datagram, call));
     const { server } = this.#transport;
     const { timeout } = call;
     let cancel = () => {};

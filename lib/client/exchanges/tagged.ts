@@ -17,6 +17,7 @@ import {
   NotThereError,
   RefusedError,
   StaleEpochError,
+  takeBody,
   untilAborted,
   withResolvers,
 } from "../exchange.ts";
@@ -372,7 +373,7 @@ export class TaggedExchange implements Exchange {
         this.onElsewhere(ownerOf(bytes, reply));
         continue;
       }
-      const body = take(datagram.subarray(reply.body, reply.body + reply.bodyLength), call);
+      const body = takeBody(datagram.subarray(reply.body, reply.body + reply.bodyLength), call);
       const tellsToken = isHello && status === 0 && body.length >= SHARE_AT + FIELD;
       if (tellsToken && this.#session !== undefined) {
         this.#session.token = bytes.getBigUint64(reply.body + TOKEN_AT);
@@ -407,13 +408,6 @@ export class TaggedExchange implements Exchange {
     outcome();
     if (this.#waiting.size > 0) this.#scheduleFlush();
   }
-}
-
-/** A copy of a body, where the call wants it. */
-function take(body: Uint8Array, { into }: Call): Uint8Array {
-  if (into?.length !== body.length) return body.slice();
-  into.set(body);
-  return into;
 }
 
 /** Whom a reply of status EREMOTE names; undefined if that is nobody. */
