@@ -15,6 +15,8 @@ import { grouped, printTable, ratio } from "./table.ts";
 const FOLDER = new URL("../clients/nbdkit/", import.meta.url).pathname;
 const MIB = 1024 ** 2;
 const AT_A_TIME = 16;
+/** Of each nbdkit, for each connection: with more than these, most of them wait for the others. */
+const THREADS = "6";
 
 interface Load {
   readonly name: string;
@@ -70,7 +72,7 @@ async function findLack(): Promise<string> {
 async function serve(folder: string, plugin: string, ...args: string[]) {
   const socket = `${folder}/${plugin.replace(/.*\//, "")}.socket`;
   const child = new Deno.Command("nbdkit", {
-    args: ["--foreground", "--exit-with-parent", "--unix", socket, plugin, ...args],
+    args: ["-f", "--exit-with-parent", "-t", THREADS, "-U", socket, plugin, ...args],
     stderr: "null",
   }).spawn();
   const uri = `nbd+unix:///?socket=${socket}`;

@@ -45,6 +45,8 @@ enum { WORST_SPLIT = 65, MOST_LEAD = 1 << 30 };
 enum { OPS_PER_DATAGRAM = 512, SEGMENTS = 128, BATCH = 8, PIECES = 16 };
 /* Data of a write that is copied to its head; more is sent from where it lies. */
 enum { SHORT_DATA = 512 };
+/* A read of so much that is alone in its datagram is received where it is to go. */
+enum { LONG_READ = 4096 };
 
 #define MS INT64_C(1000000)
 #define NEVER INT64_MAX
@@ -59,7 +61,8 @@ struct list {
 struct mallocd {
   pthread_mutex_t lock;
   pthread_cond_t turned; /* the receiver has carried in what came, and may have gone */
-  bool receiving;        /* one thread is in receive(), and owns `received` */
+  bool receiving;        /* one thread is in receive(), and owns `received` and where the reads in `landing` go */
+  bool renewing;         /* no thread is to begin to */
   int fd, refusal;       /* refusal: -ECONNREFUSED since the host said so, else -ETIMEDOUT */
   int64_t timeout, next_due; /* no flying operation is due before */
   size_t datagram, window, largest_window, on_way;
@@ -78,7 +81,8 @@ struct mallocd {
   struct mallocd_op *table[TABLE]; /* by tag: those that are flying, or queued again */
   uint8_t heads[MAX_DATAGRAM];     /* of the datagram that is made */
   struct mmsghdr messages[BATCH];
-  struct iovec buffers[BATCH];
+  struct iovec buffers[BATCH][3];
+  struct mallocd_op *landing[BATCH]; /* the reads whose data the receiver expects there, and has the kernel put in place */
   uint8_t received[BATCH][MAX_DATAGRAM + 1];
 };
 
@@ -179,6 +183,14 @@ static bool may_tag(struct mallocd *client) {
   return client->tagged < TAGS && client->next_tag - client->oldest_tag < client->lead;
 }
 
+/* True if its time is up; but what the kernel may be writing to stays the client's. */
+static bool is_over(const struct mallocd *client, const struct mallocd_op *op, int64_t now) {
+  for (int i = 0; i < BATCH && client->receiving; i++) {
+    if (client->landing[i] == op) return false;
+  }
+  return now - op->sent >= client->timeout;
+}
+
 /* The result of an operation that is given up. */
 static int reason(const struct mallocd *client, const struct mallocd_op *op) {
   return op->refused != 0 ? -op->refused : client->refusal;
@@ -217,7 +229,7 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
   size_t count = 0, used = 0, heads = 0, requests = 0, replies = 0;
   struct mallocd_op *op;
   while ((op = client->lists[QUEUED].first) != NULL) {
-    if (op->tries > 0 && now - op->sent >= client->timeout) {
+    if (op->tries > 0 && is_over(client, op, now)) {
       finish(client, op, reason(client, op));
       continue;
     }
@@ -240,6 +252,7 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
     op->due = now + patience(client, op->tries);
     if (op->tries < UINT8_MAX) op->tries++;
     op->cost = cost;
+    op->begins = count == 0;
     client->on_way += cost;
     if (op->due < client->next_due) client->next_due = op->due;
 
@@ -285,7 +298,7 @@ static void resend(struct mallocd *client, int64_t now) {
   client->next_due = NEVER;
   for (struct mallocd_op *op = client->lists[FLYING].first, *next; op != NULL; op = next) {
     next = op->next;
-    if (now - op->sent >= client->timeout) {
+    if (is_over(client, op, now)) {
       finish(client, op, reason(client, op));
     } else if (op->due <= now) {
       unlink_op(client, op);
@@ -320,8 +333,12 @@ static void accept_hello(struct mallocd *client, struct mallocd_hello *hello, co
   client->lead = lead < 1 ? 1 : lead < MOST_LEAD ? lead : MOST_LEAD;
 }
 
-/* Completes the operations that a datagram answers. What it says beside that is none of ours. */
-static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t length) {
+/*
+ * Completes the operations that a datagram answers; the data of `landed`, if it is not NULL, are in place. What it
+ * says beside that is none of ours.
+ */
+static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t length,
+                           const struct mallocd_op *landed) {
   while (length >= REPLY_HEAD) {
     uint64_t word = get_field(reply), body = get_field(reply + FIELD);
     reply += REPLY_HEAD;
@@ -341,7 +358,7 @@ static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t 
       } else if (status == 0 && is_hello) {
         accept_hello(client, op->data.into, reply, body);
       } else if (status == 0 && op->method == MALLOCD_READ) {
-        if (body > 0) memcpy(op->data.into, reply, body);
+        if (body > 0 && op != landed) memcpy(op->data.into, reply, body);
       } else if (status == 0 && body == FIELD) {
         op->value = get_field(reply);
       }
@@ -353,6 +370,42 @@ static void accept_replies(struct mallocd *client, const uint8_t *reply, size_t 
 }
 
 /* --- Threads ----------------------------------------------------------------------------------------- */
+
+/*
+ * With the lock, before receive(): replies mostly come in the order of the requests. Where the next ones should be
+ * long reads, the kernel is told to put their data where they are to go, and the rest around the gap that they leave.
+ */
+static void aim(struct mallocd *client) {
+  struct mallocd_op *op = client->lists[FLYING].first;
+  for (int i = 0; i < BATCH; i++) {
+    struct mallocd_op *first = op;
+    while (op != NULL && (op = op->next) != NULL && !op->begins) continue;
+    bool is_alone = first != NULL && first->next == op;
+    bool lands = is_alone && first->method == MALLOCD_READ && first->fields[1] >= LONG_READ;
+    size_t gap = REPLY_HEAD + (lands ? first->fields[1] : 0);
+    client->landing[i] = lands ? first : NULL;
+    client->buffers[i][0] = (struct iovec){client->received[i], REPLY_HEAD};
+    client->buffers[i][1] = (struct iovec){lands ? first->data.into : NULL, gap - REPLY_HEAD};
+    client->buffers[i][2] = (struct iovec){client->received[i] + gap, sizeof client->received[i] - gap};
+  }
+}
+
+/* With the lock: carries in what receive() got. What was taken for another's goes into its gap first. */
+static void carry_in(struct mallocd *client, int count) {
+  for (int i = 0; i < count; i++) {
+    const struct mallocd_op *op = client->landing[i];
+    uint8_t *reply = client->received[i];
+    size_t length = client->messages[i].msg_len;
+    if (op == NULL || length < REPLY_HEAD) continue;
+    size_t data = length - REPLY_HEAD < op->fields[1] ? length - REPLY_HEAD : op->fields[1];
+    if (get_field(reply) >> 32 == op->tag && get_field(reply + FIELD) == data) continue;
+    memcpy(reply + REPLY_HEAD, op->data.into, data);
+    client->landing[i] = NULL;
+  }
+  for (int i = 0; i < count; i++) {
+    accept_replies(client, client->received[i], client->messages[i].msg_len, client->landing[i]);
+  }
+}
 
 /*
  * Receives what is there, after waiting for it until `until` at most. The number of datagrams. The socket itself
@@ -373,7 +426,7 @@ static int receive(struct mallocd *client, int64_t now, int64_t until) {
 /* With the lock: receives for all, or waits for who does; until something came, or until `until`. */
 static void turn(struct mallocd *client, int64_t until) {
   int64_t now = now_ns();
-  if (client->receiving) {
+  if (client->receiving || client->renewing) {
     struct timespec time = {until / 1000000000, until % 1000000000};
     if (until > now) pthread_cond_timedwait(&client->turned, &client->lock, &time);
     return;
@@ -382,14 +435,13 @@ static void turn(struct mallocd *client, int64_t until) {
   /* Others may submit what is due before all that there is now: no wait is longer than the first one. */
   int64_t due = now + FIRST_WAIT < client->next_due ? now + FIRST_WAIT : client->next_due;
   client->receiving = true;
+  aim(client);
   pthread_mutex_unlock(&client->lock);
   int count = receive(client, now, due < until ? due : until), error = errno;
   pthread_mutex_lock(&client->lock);
   client->receiving = false;
   if (count < 0 && error == ECONNREFUSED) client->refusal = -ECONNREFUSED;
-  for (int i = 0; i < count; i++) {
-    accept_replies(client, client->received[i], client->messages[i].msg_len);
-  }
+  carry_in(client, count);
   carry_out(client, now_ns());
   pthread_cond_broadcast(&client->turned);
 }
@@ -615,8 +667,7 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
   client->is_local = is_loopback(&address);
   client->in_session = true;
   for (int i = 0; i < BATCH; i++) {
-    client->buffers[i] = (struct iovec){client->received[i], sizeof client->received[i]};
-    client->messages[i].msg_hdr = (struct msghdr){.msg_iov = &client->buffers[i], .msg_iovlen = 1};
+    client->messages[i].msg_hdr = (struct msghdr){.msg_iov = client->buffers[i], .msg_iovlen = 3};
   }
   pthread_mutex_init(&client->lock, NULL);
   pthread_condattr_t monotonic;
@@ -655,6 +706,8 @@ int mallocd_renew(struct mallocd *client) {
   if (error != 0) return error;
   if (hello.version < 1 || hello.version > VERSION || hello.largest_datagram < MIN_DATAGRAM) return -EPROTO;
   pthread_mutex_lock(&client->lock);
+  client->renewing = true;
+  while (client->receiving) pthread_cond_wait(&client->turned, &client->lock);
   for (int place = QUEUED; place <= FLYING && hello.epoch != client->hello.epoch; place++) {
     for (struct mallocd_op *op = client->lists[place].first, *next; op != NULL; op = next) {
       next = op->next;
@@ -663,6 +716,7 @@ int mallocd_renew(struct mallocd *client) {
   }
   client->hello = hello;
   if (client->datagram > hello.largest_datagram) client->datagram = hello.largest_datagram;
+  client->renewing = false;
   pthread_cond_broadcast(&client->turned);
   pthread_mutex_unlock(&client->lock);
   return 0;

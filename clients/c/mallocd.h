@@ -168,7 +168,7 @@ struct mallocd_op {
   int64_t sent, due;
   size_t cost;
   uint32_t tag;
-  uint8_t place, tries, claimed, refused;
+  uint8_t place, tries, claimed, refused, begins;
 };
 
 static inline struct mallocd_op mallocd_malloc_op(uint64_t length) {

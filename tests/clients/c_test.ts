@@ -395,6 +395,37 @@ test("runs no further ahead of what is unanswered than the daemon remembers", as
   assert(proxy.lost > 20, `${proxy.lost} datagrams were lost`);
 });
 
+test("gives each read its own data in whichever order replies come, doubled and refused ones, too", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB"]);
+  using proxy = new Proxy(daemon.port);
+  await using driver = await Driver.start(proxy.server);
+  const length = 40_000; // two of them do not fit into one datagram
+  const blocks = ["11", "22", "33"].map((byte) => byte.repeat(length));
+  const pointers: string[] = [];
+  for (const block of blocks) {
+    const [, pointer] = (await driver.say(`malloc ${length}`)).split(" ");
+    assertEquals(await driver.say(`write 0x${pointer} ${length} ${block}`), "ok");
+    pointers.push(pointer!);
+  }
+  const reads = [...pointers.map((pointer) => `read 0x${pointer} ${length}`), `read 1 ${length}`];
+  const orders = [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 2, 0, 1, 1, 3], [3, 0, 0, 1, 2]];
+  for (const order of orders) {
+    proxy.requests.length = proxy.replies.length = proxy.delivered = 0;
+    proxy.deliver = () => {
+      const { replies } = proxy;
+      return replies.length === reads.length ? order.map((place) => replies[place]!) : [];
+    };
+    assertEquals(await driver.say(`start ${reads.join(";")}`), "ok");
+    while (proxy.delivered < reads.length) await new Promise((resolve) => setTimeout(resolve, 1));
+    const words = (await driver.say("collect")).split("; ");
+    assertEquals(words.length, reads.length);
+    assertEquals(words.pop(), "EFAULT", `order ${order}`);
+    for (const [i, word] of words.entries()) {
+      assert(word === `ok ${blocks[i]}`, `order ${order}: read ${i}`);
+    }
+  }
+});
+
 /** Stops a daemon for a while; resolves when none of its threads runs any more. */
 async function pause({ pid }: Mallocd): Promise<void> {
   Deno.kill(pid, "SIGSTOP");
@@ -451,7 +482,7 @@ test("takes addresses, and refuses what is none", async () => {
 const ALLOWED = new Set(
   `clock_gettime close connect getrandom getsockopt if_nametoindex inet_pton memcpy memset mmap munmap ppoll
   recvmmsg sendmsg setsockopt socket strchr strcmp strrchr strtoul __isoc23_strtoul __errno_location
-  pthread_cond_broadcast pthread_cond_init pthread_cond_timedwait pthread_condattr_init
+  pthread_cond_broadcast pthread_cond_init pthread_cond_timedwait pthread_cond_wait pthread_condattr_init
   pthread_condattr_setclock pthread_mutex_init pthread_mutex_lock pthread_mutex_unlock __stack_chk_fail
   _GLOBAL_OFFSET_TABLE_`.split(/\s+/),
 );

@@ -28,8 +28,12 @@ export class Proxy implements Disposable {
   readonly requests: Uint8Array[] = [];
   readonly replies: Uint8Array[] = [];
   lost = 0;
+  /** How many of the replies have been gone on with. */
+  delivered = 0;
   /** What becomes of requests on their way; an errno if they go no further, and the first is so refused. */
   alter: (datagram: Uint8Array) => Uint8Array | number = (datagram) => datagram;
+  /** What goes on to the client when a reply has come. */
+  deliver: (reply: Uint8Array) => Uint8Array[] = (reply) => [reply];
 
   constructor(port: number, { loss = 0, seed = 1 }: ProxyOptions = {}) {
     this.#daemon = { transport: "udp", hostname: "127.0.0.1", port };
@@ -61,7 +65,9 @@ export class Proxy implements Disposable {
       this.#backs.set(client.port, back);
       this.#carry(back, async (datagram) => {
         this.replies.push(datagram);
-        if (!this.#loses()) await this.#front.send(datagram, client);
+        if (this.#loses()) return;
+        for (const reply of this.deliver(datagram)) await this.#front.send(reply, client);
+        this.delivered = this.replies.length;
       });
     }
     return back;
