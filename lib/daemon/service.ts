@@ -474,7 +474,7 @@ export class Service {
     if (request.length > room) return this.#refuseLength();
     const refusal = this.heap.read(request, body);
     if (refusal !== Refusal.none) return this.#refuse(refusal);
-    this.#bodyLength = request.length;
+    this.#bodyLength = request.length | 0;
     this.counters[PAYLOAD + READ]! += request.length;
     return refusal;
   }

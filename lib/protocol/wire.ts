@@ -257,7 +257,7 @@ export function decodeRequest(
   if (layout < CARRIES_DATA) return Decoded.whole;
   request.rest = at + head;
   if (request.length > available - head) return Decoded.truncated;
-  request.size = head + request.length;
+  request.size = head + (request.length | 0); // a double would make one of all that it is added to
   return Decoded.whole;
 }
 
@@ -271,7 +271,7 @@ export function requestSize(bytes: DataView, at: number, available: number): num
   if (available < head) return 0;
   if (layout < CARRIES_DATA) return head;
   const length = fieldAt(bytes, at + session + (layout >>> LENGTH_AT & 0xff));
-  return length > available - head ? 0 : head + length;
+  return length > available - head ? 0 : head + (length | 0);
 }
 
 /** What the first request of a datagram says for all of it; 0 where there is nothing to say. */

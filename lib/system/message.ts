@@ -195,16 +195,20 @@ const LIMIT_SECONDS = 60;
 /** What is remembered of destinations, by the hash of their addresses: a collision does no harm. */
 const DESTINATIONS = 1024;
 
+/** Where in `Outgoing.tally` it is counted: datagrams that the kernel took, their bytes, and those that it did not. */
+export const Tally = { sent: 0, bytes: 1, lost: 2 } as const;
+
 /**
  * Datagrams that wait to be sent together. Those of equal size through one socket to one peer are one
  * stretch of memory, which goes out as one message. Sending does not wait, unless the flags of sendmmsg(2)
  * say so: what the kernel will not take is lost, as datagrams may be.
  */
 export class Outgoing {
-  /** Datagrams that the kernel took and their bytes, and those that it did not. */
-  sent = 0;
-  sentBytes = 0;
-  lost = 0;
+  /**
+   * As Tally has it. In an array, because code that V8 has made for a field of small integers is thrown away
+   * when one grows beyond 2^31, and what is run until there is new code makes garbage.
+   */
+  readonly tally = new Float64Array(Object.keys(Tally).length);
   readonly #libc: Libc;
   readonly #arena: Arena;
   readonly #view: DataView;
@@ -291,11 +295,11 @@ export class Outgoing {
       const taken = this.#send(message, end - message);
       if (taken > 0) {
         for (const next = message + taken; message < next; message++) {
-          this.sent += this.#counts[message]!;
-          this.sentBytes += this.#bytesOf(message);
+          this.tally[Tally.sent]! += this.#counts[message]!;
+          this.tally[Tally.bytes]! += this.#bytesOf(message);
         }
       } else if (taken === -Errno.EAGAIN) { // its buffer is full: for the others, too
-        while (message < end) this.lost += this.#counts[message++]!;
+        while (message < end) this.tally[Tally.lost]! += this.#counts[message++]!;
       } else {
         this.#giveUp(message++, -taken);
       }
@@ -387,7 +391,7 @@ export class Outgoing {
     // EINVAL, EMSGSIZE: each of them is longer than what the interface sends in one piece.
     const isLimit = errno === Errno.EIO || errno === Errno.EINVAL || errno === Errno.EMSGSIZE;
     if (count === 1 || !isLimit) {
-      this.lost += count;
+      this.tally[Tally.lost]! += count;
       return;
     }
     const iovec = this.#layout.iovecs + message * IOVEC.size;
@@ -405,10 +409,10 @@ export class Outgoing {
       view.setInt32(iovec + IOVEC.length, Math.min(segment, bytes - at), true);
       if (this.#send(message, 1) <= 0) continue;
       taken++;
-      this.sentBytes += Math.min(segment, bytes - at);
+      this.tally[Tally.bytes]! += Math.min(segment, bytes - at);
     }
-    this.sent += taken;
-    this.lost += count - taken;
+    this.tally[Tally.sent]! += taken;
+    this.tally[Tally.lost]! += count - taken;
     if (taken === 0) return; // it was not for the cutting
     const destination = this.#destinationOf(peer);
     const limit = errno === Errno.EIO ? 0 : segment - 1;

@@ -34,6 +34,7 @@ import {
   layOutOutgoing,
   layOutPeer,
   Outgoing,
+  Tally,
 } from "../../system/message.ts";
 
 /** What the main thread sends to start the loop. */
@@ -135,8 +136,8 @@ class Loop {
     const sockets = [this.#first, ...this.#proven, ...this.#unproven];
     for (const socket of sockets) this.#outgoing.add(0, socket, SELF);
     this.#outgoing.flush();
-    if (this.#outgoing.lost > 0) throw new Unavailable("Cannot send by sendmmsg");
-    this.#outgoing.sent = 0;
+    if (this.#outgoing.tally[Tally.lost]! > 0) throw new Unavailable("Cannot send by sendmmsg");
+    this.#outgoing.tally.fill(0);
     let missing = sockets.length;
     for (const start = performance.now(); missing > 0;) {
       const messages = this.#incoming.receive(this.#first, 1, MSG_DONTWAIT);
@@ -174,10 +175,10 @@ class Loop {
       this.#datagrams = 0;
       for (let i = 0; i < messages; i++) this.#serve(i);
       this.#outgoing.flush();
-      const { sent, sentBytes, lost } = this.#outgoing;
-      counters[Counter.sent] = sent;
-      counters[Counter.sentBytes] = sentBytes;
-      counters[Counter.sendErrors] = lost;
+      const { tally } = this.#outgoing;
+      counters[Counter.sent] = tally[Tally.sent]!;
+      counters[Counter.sentBytes] = tally[Tally.bytes]!;
+      counters[Counter.sendErrors] = tally[Tally.lost]!;
       counters[Counter.busy] = 0;
       noteLatency(counters, this.#datagrams, this.#stopwatch.stop());
     }
