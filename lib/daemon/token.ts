@@ -133,11 +133,14 @@ export class Tokens {
   #rotate(): void {
     const age = this.#clock[0]! + 1 - this.#since[0]!;
     if (age < KEY_SECONDS) return;
-    // After two lifetimes without a token nothing is left to be accepted.
-    if (age < 2 * KEY_SECONDS) this.#previous.set(this.#key);
-    else drawKey(this.#previous);
+    if (age < 2 * KEY_SECONDS) {
+      this.#previous.set(this.#key);
+      this.#since[0]! += KEY_SECONDS; // and not now: it is no younger for having been asked for late
+    } else { // nothing is left to be accepted
+      drawKey(this.#previous);
+      this.#since[0] = this.#clock[0]! + 1;
+    }
     drawKey(this.#key);
-    this.#since[0] = this.#clock[0]! + 1;
   }
 }
 
