@@ -98,6 +98,8 @@ export class Primary {
   /** Those that were named, and those that they have named. */
   readonly #nodes = new Map<string, Node>();
   #connection: Connection | undefined;
+  /** The connection for which there is nothing to recover any more. */
+  #recovered: Connection | undefined;
   #next = 0;
   #closed = false;
   /** Why the last try failed. */
@@ -117,7 +119,8 @@ export class Primary {
 
   /**
    * Has commands carried out by the primary, however long it takes to find one, and resolves with their
-   * replies. Each may be carried out several times. `recover` is called with each new connection first.
+   * replies. Each may be carried out several times. `recover` is called with each new connection first,
+   * until it succeeds.
    * Rejects with a RedisError if one is refused for good, with a ClusterError if the cluster is unusable,
    * and with the last error if `until`, a time of performance.now(), has come.
    */
@@ -132,9 +135,11 @@ export class Primary {
     for (;;) {
       try {
         if (this.#closed) throw new ClusterError("the connection to the cluster was closed");
-        const fresh = this.#connection === undefined || this.#connection.isClosed;
-        const connection = fresh ? await this.#connect() : this.#connection!;
-        if (fresh) await recover?.(connection);
+        const connection = this.#connection === undefined || this.#connection.isClosed
+          ? await this.#connect()
+          : this.#connection;
+        if (this.#recovered !== connection) await recover?.(connection);
+        this.#recovered = connection;
         const replies = await connection.pipeline(commands, timeout);
         this.#reason = "";
         return replies;
