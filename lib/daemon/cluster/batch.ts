@@ -28,8 +28,9 @@ export class Batch {
     return this.#length;
   }
 
+  /** A copy, which whoever keeps it for long can keep without the room for more. */
   get bytes(): Uint8Array {
-    return this.#bytes.subarray(0, this.#length);
+    return this.#bytes.slice(0, this.#length);
   }
 
   /** Adds the datagram of `length` bytes at `at` of `io`, from the sender at `source`. */
@@ -53,7 +54,7 @@ export class Batch {
 
   #grow(length: number): void {
     const larger = new Uint8Array(2 * length);
-    larger.set(this.bytes);
+    larger.set(this.#bytes);
     this.#bytes = larger;
     this.#view = new DataView(larger.buffer);
   }

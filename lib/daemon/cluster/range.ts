@@ -29,6 +29,8 @@ import { MOST_IN_CHUNK } from "./snapshot.ts";
 const WAIT_MS = 500;
 /** What is kept of what was logged, or read of it, for the case that the cluster loses the log's end. */
 const KEPT_BYTES = 64 * 1024 ** 2;
+/** What a batch that is kept costs beside its bytes. */
+const KEPT_OVERHEAD = 300;
 /** Batches that are read in one go. */
 const READ_COUNT = 64;
 /** How long a snapshot that is not finished is kept. */
@@ -272,8 +274,10 @@ export class Range {
 
   #keep(entry: Entry): void {
     this.#kept.push(entry);
-    this.#keptBytes += entry.batch.length;
-    while (this.#keptBytes > KEPT_BYTES) this.#keptBytes -= this.#kept.shift()!.batch.length;
+    this.#keptBytes += entry.batch.length + KEPT_OVERHEAD;
+    while (this.#keptBytes > KEPT_BYTES) {
+      this.#keptBytes -= this.#kept.shift()!.batch.length + KEPT_OVERHEAD;
+    }
   }
 
   /**

@@ -28,6 +28,7 @@ Deno.test("replayBatch() gives back what was added to a Batch, in order", () => 
   });
   assertEquals(replayed, added);
   assertEquals(batch.length, batch.bytes.length);
+  assertEquals(batch.length, batch.bytes.buffer.byteLength, "who keeps it keeps no more");
 });
 
 Deno.test("a batch is laid out as lib/daemon/cluster/batch.ts draws it", () => {
