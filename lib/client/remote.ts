@@ -354,16 +354,17 @@ export class Remote implements AsyncDisposable {
    * Tagged protocol only.
    */
   async install(module: Uint8Array, options: CallOptions = {}): Promise<bigint> {
+    const { signal: _, ...unaborted } = options; // whoever gives it up wants the block back all the same
     const pointer = await this.malloc(module.length, options);
     let handle: bigint;
     try {
       await this.write(pointer, module, options);
       handle = asBigInt(await this.#call("install", [pointer, BigInt(module.length)], options));
     } catch (error) {
-      await this.free(pointer, options).catch(() => {}); // it is the first error that is told
+      await this.free(pointer, unaborted).catch(() => {}); // it is the first error that is told
       throw error;
     }
-    await this.free(pointer, options);
+    await this.free(pointer, unaborted);
     return handle;
   }
 

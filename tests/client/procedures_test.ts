@@ -60,6 +60,16 @@ socketTest("Remote.install() rejects with the reason, and leaves nothing behind"
     `it uses memory.grow, at byte ${grow.length - 3} of the module`,
   );
   assertEquals(daemon.count("blocks"), before);
+  const controller = new AbortController();
+  const write = remote.write.bind(remote);
+  remote.write = (...args) => {
+    controller.abort();
+    return write(...args);
+  };
+  const aborted = remote.install(grow, { signal: controller.signal });
+  await assertRejects(() => aborted, DOMException);
+  remote.write = write;
+  assertEquals(daemon.count("blocks"), before, "aborted");
   const sum = procedure([...get(0), ...load(), ...get(0), ...load(4), ...add]);
   const handle = await remote.install(sum);
   assertEquals(daemon.count("blocks"), before);
