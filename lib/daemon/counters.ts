@@ -95,7 +95,7 @@ const TABLE = {
   kernelDrops: counter("datagrams that the kernel had no room for"),
   silent: counter("datagrams that were refused and got no answer"),
   sendErrors: counter("replies that the kernel would not take"),
-  withheld: counter("replies to who has not proven its address that would have held up others"),
+  withheld: counter("datagrams that got no reply because that would have held up others"),
   receiveErrors: counter("errors of the socket that the daemon survived"),
 
   requests: { ...counter("requests"), by: "method", ...named(opcodes) },

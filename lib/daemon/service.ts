@@ -10,6 +10,7 @@ import { Counter, type Counters } from "./counters.ts";
 import { type Heap, NULL, orderFor } from "../heap/heap.ts";
 import type { Undo } from "../heap/undo.ts";
 import {
+  CHANGES_NOTHING,
   CLUSTER_REPLY_BODY,
   Decoded,
   decodeRequest,
@@ -20,7 +21,6 @@ import {
   Flag,
   MAX_DATAGRAM,
   METHODS,
-  OPCODES,
   OWNER_BODY,
   PROTOCOL_VERSION,
   REPLY_BODY,
@@ -88,10 +88,6 @@ const CALL = METHODS.call.opcode;
 const STATS = METHODS.stats.opcode;
 const SYNC = METHODS.sync.opcode;
 const SNAPSHOT = METHODS.snapshot.opcode;
-
-/** By opcode, 1 for requests that change nothing, whose replies are not remembered. */
-const CHANGES_NOTHING = new Uint8Array(OPCODES);
-for (const opcode of [READ, HELLO, STATS, SYNC, SNAPSHOT]) CHANGES_NOTHING[opcode] = 1;
 
 /** What an operator decides, and what a daemon's threads share: plain data. */
 export interface ServiceOptions {

@@ -53,6 +53,8 @@ export interface Layout {
   readonly session?: readonly Part[];
   /** What that has on top if the daemon is part of a cluster. */
   readonly cluster?: readonly Part[];
+  /** Whether it changes nothing: its replies are not remembered, and a repeat is carried out again. */
+  readonly changesNothing?: true;
 }
 
 /**
@@ -82,7 +84,7 @@ export type MethodName =
 export const METHODS: Readonly<Record<MethodName, Layout>> = {
   malloc: { opcode: 0, request: ["length"], reply: ["pointer"] },
   free: { opcode: 1, request: ["pointer"], reply: [] },
-  read: { opcode: 2, request: ["pointer", "length"], reply: ["data"] },
+  read: { opcode: 2, request: ["pointer", "length"], reply: ["data"], changesNothing: true },
   write: { opcode: 3, request: ["pointer", "length", "data"], reply: [] },
   // The rest exists as tagged requests only.
   realloc: { opcode: 4, request: ["pointer", "length"], reply: ["pointer"] },
@@ -94,13 +96,17 @@ export const METHODS: Readonly<Record<MethodName, Layout>> = {
     reply: ["value", "pointer", "length", "length", "value"], // epoch, base, size, largest, version
     session: ["value", "value"], // token, share
     cluster: ["value", "value", "value"], // range, fence, ranges
+    changesNothing: true,
   },
   install: { opcode: 8, request: ["pointer", "length"], reply: ["handle"] },
   call: { opcode: 9, request: ["handle", "length", "data"], reply: ["value"] },
   uninstall: { opcode: 10, request: ["handle"], reply: [] },
-  stats: { opcode: 11, request: ["value"], reply: ["data"] }, // STATS_VALUES or STATS_NAMES
-  sync: { opcode: 12, request: ["value"], reply: ["value", "value"] }, // number; number, and done
-  snapshot: { opcode: 13, request: ["value"], reply: ["value", "value"] }, // the same
+  // STATS_VALUES or STATS_NAMES
+  stats: { opcode: 11, request: ["value"], reply: ["data"], changesNothing: true },
+  // number; number, and done
+  sync: { opcode: 12, request: ["value"], reply: ["value", "value"], changesNothing: true },
+  // the same
+  snapshot: { opcode: 13, request: ["value"], reply: ["value", "value"], changesNothing: true },
 };
 
 /** What stats may be asked for: its figures, or once their names. */
@@ -154,10 +160,14 @@ export const SESSION_REPLY_BODY = new Uint8Array(OPCODES);
 /** By opcode: the same if the daemon is part of a cluster. */
 export const CLUSTER_REPLY_BODY = new Uint8Array(OPCODES);
 
+/** By opcode, 1 for methods that change nothing. */
+export const CHANGES_NOTHING = new Uint8Array(OPCODES);
+
 /** What a reply of status EREMOTE tells: an IPv6 address of 16 bytes, or a mapped IPv4 address, and a port. */
 export const OWNER_BODY = 3 * FIELD;
 
-for (const { opcode, request, reply, session = [], cluster = [] } of Object.values(METHODS)) {
+for (const method of Object.values(METHODS)) {
+  const { opcode, request, reply, session = [], cluster = [], changesNothing } = method;
   if (LAYOUT[opcode] !== 0) {
     throw new Error(`Cannot derive the protocol: two methods are ${opcode}`);
   }
@@ -172,6 +182,7 @@ for (const { opcode, request, reply, session = [], cluster = [] } of Object.valu
   REPLY_BODY[opcode] = FIELD * reply.filter((part) => part !== "data").length;
   SESSION_REPLY_BODY[opcode] = REPLY_BODY[opcode]! + FIELD * session.length;
   CLUSTER_REPLY_BODY[opcode] = SESSION_REPLY_BODY[opcode]! + FIELD * cluster.length;
+  CHANGES_NOTHING[opcode] = changesNothing ? 1 : 0;
 }
 
 /** What a method word says about the datagram that it begins. */

@@ -25,7 +25,6 @@ import {
   decodeReply,
   encodeRequest,
   FIELD,
-  type MethodName,
   METHODS,
   OWNER_BODY,
   Reply,
@@ -57,9 +56,6 @@ const WINDOW = 128 * 1024;
  * for all who have proven nothing (docs/protocol.md, section 6.4). None of them is on loopback.
  */
 const WORST_SPLIT = 65;
-
-/** What the daemon does not remember, because it changes nothing. */
-const NOT_REMEMBERED: ReadonlySet<MethodName> = new Set(["read", "hello", "stats"]);
 
 /**
  * How many calls, from the oldest unanswered one on, may be under way where `entries` replies are remembered.
@@ -233,7 +229,7 @@ export class TaggedExchange implements Exchange {
   #isRoomFor(call: Pending): boolean {
     if (this.#inFlight > 0 && this.#inFlight + call.cost > WINDOW) return false;
     const [oldest] = this.#remembered;
-    return oldest === undefined || NOT_REMEMBERED.has(call.method) ||
+    return oldest === undefined || METHODS[call.method].changesNothing ||
       this.#serial - oldest.serial < this.#lead;
   }
 
@@ -241,7 +237,7 @@ export class TaggedExchange implements Exchange {
     this.#waiting.delete(call);
     this.#inFlight += call.cost;
     call.admitted = true;
-    if (NOT_REMEMBERED.has(call.method)) return;
+    if (METHODS[call.method].changesNothing) return;
     call.serial = this.#serial++;
     this.#remembered.add(call);
   }

@@ -5,7 +5,13 @@
  */
 
 import { Counter, type Counters } from "../counters.ts";
-import { Decoded, decodeRequest, FIELD, MAX_DATAGRAM, METHODS } from "../../protocol/wire.ts";
+import {
+  CHANGES_NOTHING,
+  Decoded,
+  decodeRequest,
+  FIELD,
+  MAX_DATAGRAM,
+} from "../../protocol/wire.ts";
 import { Request, Word, wordAt } from "../../protocol/wire.ts";
 import { Effect, NO_REPLY, type Service } from "../service.ts";
 import { writeSource } from "../../system/address.ts";
@@ -102,7 +108,10 @@ export class Owner {
       if (this.#closing) break;
       this.#counters[Counter.received]!++;
       this.#counters[Counter.receivedBytes]! += length;
-      if (this.#heldBytes > MOST_HELD && !this.#isReadOnly(length)) continue; // it will be sent again
+      if (this.#heldBytes > MOST_HELD && !this.#isReadOnly(length)) { // it will be sent again
+        this.#counters[Counter.withheld]!++;
+        continue;
+      }
       if (sender.hostname === lastHostname) this.#view.setUint16(SOURCE + 2, sender.port);
       else writeSource(this.#view, SOURCE, lastHostname = sender.hostname, sender.port);
       await this.#answer(length, sender);
@@ -170,8 +179,10 @@ export class Owner {
 
   /** Keeps a copy of the reply until the batch of that number is logged, or for 0 the lease renewed. */
   #hold(awaited: number, length: number, to: Deno.NetAddr): void {
-    // What has changed nothing may be asked for again.
-    if (this.#heldBytes > MOST_HELD && this.#service.effect !== Effect.changed) return;
+    if (this.#heldBytes > MOST_HELD && this.#service.effect !== Effect.changed) {
+      this.#counters[Counter.withheld]!++; // it has changed nothing, and may be asked for again
+      return;
+    }
     const held = { reply: this.#io.slice(REPLY, REPLY + length), to };
     this.#heldBytes += length + HELD_OVERHEAD;
     if (awaited === 0) this.#unleased.push(held);
@@ -221,10 +232,9 @@ export class Owner {
     }
   }
 
-  /** Whether the datagram asks for nothing but reads and hello. */
+  /** Whether the datagram asks for nothing but what changes nothing. */
   #isReadOnly(length: number): boolean {
-    const isRead = (opcode: number) =>
-      opcode === METHODS.read.opcode || opcode === METHODS.hello.opcode;
+    const isRead = (opcode: number) => CHANGES_NOTHING[opcode] === 1;
     if (length < FIELD) return true;
     const word = wordAt(this.#view, REQUEST);
     if (word === Word.classic) return isRead(this.#io[REQUEST + FIELD - 1]!);

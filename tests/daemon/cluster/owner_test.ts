@@ -1,6 +1,7 @@
 /** What an owner sends when: its socket, its log and its lease are this test's. */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { Counter, type Counters } from "../../../lib/daemon/counters.ts";
 import { HEAP_BASE, newHeapMemory } from "../../../lib/heap/heap.ts";
 import { MOST_HELD, Owner } from "../../../lib/daemon/cluster/owner.ts";
 import { newState } from "../../../lib/daemon/state.ts";
@@ -8,7 +9,7 @@ import { Service } from "../../../lib/daemon/service.ts";
 import { TracedHeap } from "../../../lib/daemon/cluster/traced_heap.ts";
 import { fields, head, word } from "../../testing.ts";
 
-const [READ, WRITE, ADD] = [2, 3, 6];
+const [READ, WRITE, ADD, STATS] = [2, 3, 6, 11];
 const PAGE = 4096;
 const SIZE = 64 * PAGE;
 const ADDRESS: Deno.NetAddr = { transport: "udp", hostname: "127.0.0.1", port: 40000 };
@@ -17,6 +18,7 @@ class World {
   readonly sent: string[] = [];
   readonly batches: { number: number; bytes: number; done: PromiseWithResolvers<void> }[] = [];
   readonly lease = { holds: true };
+  readonly counters: Counters;
   readonly owner: Owner;
   #give: ((datagram: string) => void) | undefined;
   readonly #serving: Promise<void>;
@@ -25,6 +27,7 @@ class World {
     const io = new WebAssembly.Memory({ initial: 3, maximum: 3 });
     const sizes = { memory: SIZE, replayCache: 10_000 };
     const state = newState(sizes);
+    this.counters = state.service.counters;
     const heap = new TracedHeap({ memory: newHeapMemory(SIZE), size: SIZE, io, state });
     const service = new Service({ ...sizes, state }, { heap, io, port: 0 });
     const append = (number: number, batch: Uint8Array) => {
@@ -133,7 +136,7 @@ Deno.test("an owner that is fenced answers nobody any more", async () => {
   assertEquals(world.sent, []);
 });
 
-Deno.test("an owner that holds much ignores all but reads, and holds none of these", async () => {
+Deno.test("an owner that holds much answers what changes nothing, and counts what it ignores", async () => {
   const world = new World();
   const length = 60_000;
   const large = word(1, WRITE) + fields(HEAP_BASE, length) + "07".repeat(length);
@@ -144,10 +147,13 @@ Deno.test("an owner that holds much ignores all but reads, and holds none of the
     await world.ask(write());
     held += length;
   }
+  const withheld = world.counters[Counter.withheld]!;
   const batches = () => world.batches.reduce((sum, { bytes }) => sum + bytes, 0);
   for (let i = 0; i < 20; i++) await world.ask(write());
   assertEquals(await world.ask(read(1, 0)), [], "it depends on what is not logged");
   assertEquals(await world.ask(read(2, 40)), [readReply(2, 0)]);
+  assertEquals((await world.ask(word(3, STATS) + fields(0))).length, 1);
+  assertEquals(world.counters[Counter.withheld], withheld + 21);
   await world.logged();
   await world.logged();
   assert(batches() < MOST_HELD + 3 * length, `${batches()} bytes`);
