@@ -303,7 +303,7 @@ function start(module: Uint8Array, options: { pages?: number } = {}) {
     assertEquals(regions[0], marked.length, "the count of the region");
     return marked;
   };
-  return { run, fuel, dirty, memory, pages, regions };
+  return { run, fuel, dirty, map, memory, pages, regions };
 }
 
 Deno.test("a metered module pays for each instruction of a straight line, and of each turn of a loop", () => {
@@ -431,14 +431,14 @@ Deno.test("a page that is idle becomes dirty, and is not counted again", () => {
   }
 });
 
-Deno.test("a store outside the memory is trapped, and marks nothing", () => {
+Deno.test("a store outside the memory is trapped, and marks nothing but a page that there is", () => {
   for (
     const [at, offset] of [[3 * 65536 - 3, 0], [-1, 0], [-1, 1], [0, 2 ** 32 - 1], [
       -4,
       2 ** 32 - 4,
     ]] as const
   ) {
-    const { run, dirty } = start(procedure([
+    const { run, dirty, map, memory } = start(procedure([
       ...i32(at),
       ...i32(-1),
       0x36,
@@ -447,7 +447,9 @@ Deno.test("a store outside the memory is trapped, and marks nothing", () => {
       ...i32(0),
     ]));
     assertThrows(() => run(1000, 0, 0), WebAssembly.RuntimeError);
-    assertEquals(dirty(), []);
+    assert(new Uint8Array(memory.buffer).every((byte) => byte === 0));
+    const marked = new Uint8Array(map.buffer).reduce((sum, byte) => sum + byte);
+    assertEquals(marked, 2 * dirty().length, "each page, and that in its region");
   }
 });
 

@@ -8,7 +8,8 @@ import {
   RESERVED,
 } from "../../lib/daemon/procedures/procedures.ts";
 import { ERRNO } from "../../lib/protocol/errno.ts";
-import { HEAP_BASE } from "../../lib/heap/heap.ts";
+import { HEAP_BASE, newHeapMemory } from "../../lib/heap/heap.ts";
+import { newState } from "../../lib/daemon/state.ts";
 import { Box, type BoxOptions, fields, head, word } from "../testing.ts";
 import {
   add,
@@ -32,6 +33,7 @@ import {
   procedure,
   REALLOC,
   section,
+  set,
   store,
   TYPES,
   unreachable,
@@ -372,6 +374,33 @@ Deno.test("a procedure that allocates until the stack is used up leaves the allo
     }
     // The last may have been allocated and not linked: the stack ended between the two.
     assert(allocated - freed <= 1, `${allocated} allocated, ${freed} freed`);
+  }
+});
+
+Deno.test("a procedure that stores until the stack is used up has written no page that passes for zero", () => {
+  const size = 64 * SIZE;
+  for (let count = 0; count < 10; count++) { // locals that live on: frames of other sizes
+    const state = newState({ memory: size, replayCache: 1024 });
+    const memory = newHeapMemory(size);
+    const shop = new Shop({ size, fuel: 2 ** 30, state, memory });
+    const locals = Array.from({ length: count }, (_, i) => 2 + i);
+    // store(address, length): *address = 1; store(address + 4096, length)
+    const handle = shop.install(moduleOf([
+      body([
+        ...locals.flatMap((local) => [...get(0), ...i32(local), ...add, ...set(local)]),
+        ...[...get(0), ...i32(1), ...store()],
+        ...[...get(0), ...i32(4096), ...add, ...get(1), ...call(0)],
+        ...locals.flatMap((local) => [...get(local), ...add]),
+      ], [[count, I32]]),
+      body([...i32(2 * RESERVED), ...get(1), ...call(0)]),
+    ]));
+    assertEquals(shop.call(handle).status, ECANCELED);
+    const words = new Int32Array(memory.buffer);
+    let written = 0;
+    for (let page = 2 * RESERVED / 4096; words[1024 * page] === 1; page++, written++) {
+      assertEquals(state.heap.dirty[page], 1, `page ${page} with ${count} locals`);
+    }
+    assert(written > 1000, `${written} pages`);
   }
 });
 

@@ -5,8 +5,9 @@
  * - **Fuel.** At the entry of each function and at each loop's header, as many units are taken off as there
  *   are instructions from there on that no inner loop has; below zero it traps. Whatever runs for long
  *   passes one of these again and again. Filling and copying take a unit for each 16 bytes as well.
- * - **A store barrier.** After each store, the pages that it wrote are marked in the heap's map of dirty
- *   pages, a second memory that no instruction of the module's own can name. The usual case is a load.
+ * - **A store barrier.** Before each store, the pages that it writes are marked in the heap's map of dirty
+ *   pages, a second memory that no instruction of the module's own can name. The usual case is a load. It
+ *   is before, because to mark is a call, for which there may be no stack left.
  * - **Entries.** What the module exports is replaced by `run` and `begin`, which fill up the fuel and set
  *   the stack pointer, and by `fuel`, which tells why a run was trapped.
  *
@@ -144,8 +145,9 @@ const STORES: readonly (readonly [bytes: number, type: number])[] = [
   [4, I64],
 ];
 
-/** Temporaries of a function that stores: the address, then a value of each type. */
-const TEMPORARIES = [I32, I32, I64, F32, F64] as const;
+/** Temporaries of a function that stores: the address, then a value of each type, then address and offset. */
+const TEMPORARIES = [I32, I32, I64, F32, F64, I32] as const;
+const PLACE = TEMPORARIES.length - 1;
 
 /** Instructions that somebody may have used and that are refused, by what they are called. */
 const REFUSED: Readonly<Record<number, string>> = {
@@ -599,25 +601,24 @@ class Meter {
     return { hole, cost: 0 };
   }
 
-  /** A store, and then the mark on the page that it begins in and on that which it ends in. */
+  /** The mark on the page that a store begins in and on that which it ends in, and then the store. */
   #store(code: Sink, op: number, align: number, offset: number, address: number): void {
     const [bytes, type] = STORES[op - Op.i32Store]!;
     const value = address + 1 + TEMPORARIES.slice(1).indexOf(type as typeof I32);
-    code.put(Op.localSet).u32(value).put(Op.localTee).u32(address).put(Op.localGet).u32(value);
-    code.put(op).u32(align).u32(offset);
-    code.put(Op.localGet).u32(address);
-    if (offset !== 0) {
-      code.put(Op.i32Const).s32(offset | 0).put(Op.i32Add, Op.localTee).u32(address);
-    }
+    const place = offset === 0 ? address : address + PLACE;
+    code.put(Op.localSet).u32(value).put(Op.localTee).u32(address);
+    if (offset !== 0) code.put(Op.i32Const).s32(offset | 0).put(Op.i32Add, Op.localTee).u32(place);
     this.#stateOfPage(code);
     if (bytes > 1) {
-      code.put(Op.localGet).u32(address).put(Op.i32Const).s32(bytes - 1).put(Op.i32Add);
+      code.put(Op.localGet).u32(place).put(Op.i32Const).s32(bytes - 1).put(Op.i32Add);
       this.#stateOfPage(code);
       code.put(Op.i32And);
     }
     code.put(Op.i32Const, DIRTY, Op.i32And, Op.i32Eqz, Op.if, NO_RESULT);
-    code.put(Op.localGet).u32(address).put(Op.i32Const).s32(bytes);
+    code.put(Op.localGet).u32(place).put(Op.i32Const).s32(bytes);
     code.put(Op.call).u32(this.#added0 + Added.soil).put(Op.end);
+    code.put(Op.localGet).u32(address).put(Op.localGet).u32(value);
+    code.put(op).u32(align).u32(offset);
   }
 
   /** From an address to what is known of its page. */
@@ -666,13 +667,18 @@ class Meter {
     ];
   }
 
-  /** (address, length): makes the pages of so many bytes, at least 1, DIRTY, and counts those that were CLEAN. */
+  /**
+   * (address, length): makes the pages of so many bytes, at least 1, DIRTY, and counts those that were CLEAN.
+   * What is not in the heap has no pages: it traps, as what is then done with it would.
+   */
   #soil(): Sink {
     const { pagesAt, regionsAt, pageShift, regionShift } = this.#map;
     const [page, length, last, region] = [0, 1, 2, 3];
     const code = new Sink().put(1, 2, I32);
+    code.put(Op.localGet, page, Op.i32Load8, 0, 0, Op.drop);
     code.put(Op.localGet, page, Op.localGet, length, Op.i32Add, Op.i32Const, 1, Op.i32Sub);
-    code.put(Op.i32Const, pageShift, Op.i32ShrU, Op.localSet, last);
+    code.put(Op.localTee, last, Op.i32Load8, 0, 0, Op.drop);
+    code.put(Op.localGet, last, Op.i32Const, pageShift, Op.i32ShrU, Op.localSet, last);
     code.put(Op.localGet, page, Op.i32Const, pageShift, Op.i32ShrU, Op.localSet, page);
     code.put(Op.loop, NO_RESULT);
     code.put(Op.localGet, page, Op.i32Load8).put(...ofMap(0)).u32(pagesAt);
@@ -688,17 +694,17 @@ class Meter {
     return code.put(Op.end);
   }
 
-  /** (address, value or source, length): takes off fuel by length, moves, marks. */
+  /** (address, value or source, length): takes off fuel by length, marks, moves. */
   #move(op: number, operands: readonly number[]): Sink {
     const code = new Sink().put(0);
     code.put(Op.globalGet).u32(this.#fuel);
     code.put(Op.localGet, 2, Op.i32Const, 4, Op.i32ShrU, Op.i32Sub, Op.globalSet).u32(this.#fuel);
     code.put(Op.globalGet).u32(this.#fuel).put(...TRAP_BELOW_ZERO);
+    code.put(Op.localGet, 2, Op.if, NO_RESULT, Op.localGet, 0, Op.localGet, 2);
+    code.put(Op.call).u32(this.#added0 + Added.soil).put(Op.end);
     code.put(Op.localGet, 0, Op.localGet, 1, Op.localGet, 2, Op.prefix).u32(op);
     for (const operand of operands) code.u32(operand);
-    code.put(Op.localGet, 2, Op.if, NO_RESULT, Op.localGet, 0, Op.localGet, 2);
-    code.put(Op.call).u32(this.#added0 + Added.soil);
-    return code.put(Op.end, Op.end);
+    return code.put(Op.end);
   }
 
   /** (fuel): what the module does once. */
