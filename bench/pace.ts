@@ -2,13 +2,17 @@
  * Whether the load generator measures the daemon or itself: the latency of paced reads as it tells them,
  * over libc and over Deno's sockets, beside what bench/compare/pace.c tells of the same daemon, which
  * shares nothing with it; and the tail of the syscall engine beside that of bench/bound.c, as pace.c
- * tells both. Rate 0 is a closed loop with one read in flight. Without a C compiler it says so.
+ * tells both. Rate 0 is a closed loop with one read in flight. What a loop that does nothing but send and
+ * receive over Deno's sockets takes is the least that a generator over them can tell. Without a C
+ * compiler it says so.
  *
  *     deno run -P=bench bench/pace.ts [--smoke]
  */
 
-import { HOST, startMallocd } from "./prober.ts";
+import { HOST, Prober, type Server, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
+import { HEAP_BASE } from "../lib/heap/heap.ts";
+import { encodeRequest } from "../lib/protocol/wire.ts";
 import { LIBC_PATHS } from "../lib/system/libc.ts";
 
 const ROOT = new URL("../", import.meta.url);
@@ -49,6 +53,25 @@ async function generated(port: number, rate: number, ms: number, ffi: readonly s
   const words = ["--classic", "--mix", "read=1", "--json", "--seconds", `${ms}ms`, ...load];
   const { latency } = JSON.parse(await run(Deno.execPath(), [...args, ...words]));
   return latency as Latency;
+}
+
+/** A closed loop over Deno's sockets that decodes nothing and notes nothing but the time. */
+async function bare(daemon: Server, ms: number): Promise<Latency> {
+  using prober = new Prober(daemon);
+  const bytes = new Uint8Array(64);
+  const view = new DataView(bytes.buffer);
+  const request = bytes.subarray(0, encodeRequest(view, 0, "read", [BigInt(HEAP_BASE), 64n]));
+  const took: number[] = [];
+  const end = performance.now() + ms;
+  for (let start = performance.now(); start < end;) {
+    await prober.ask(request);
+    const now = performance.now();
+    took.push((now - start) * 1000);
+    start = now;
+  }
+  took.sort((a, b) => a - b);
+  const quantile = (q: number) => took[Math.floor(q * took.length)]!;
+  return { p50: quantile(0.5), p99: quantile(0.99), "p99.9": quantile(0.999) };
 }
 
 function median(values: readonly number[]): number {
@@ -96,6 +119,17 @@ async function main(
       rows.push([name, c!.toFixed(1), ...times]);
     }
     printTable(rows);
+
+    const [c, least, deno] = await medians(rounds, "p50", [
+      () => independent(daemon.port, 0),
+      () => bare(daemon, ms),
+      () => generated(daemon.port, 0, ms, []),
+    ]);
+    printTable([
+      ["one after the other", "p50 us", "times pace.c", "times the bare loop"],
+      ["a bare loop over Deno's sockets", least!.toFixed(1), ratio(least! / c!), ""],
+      ["the generator over them", deno!.toFixed(1), ratio(deno! / c!), ratio(deno! / least!)],
+    ]);
 
     const server = new Deno.Command(bound, { stdout: "piped" }).spawn();
     try {
