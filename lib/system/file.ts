@@ -273,7 +273,15 @@ export class File {
 
   /** Has the file system set aside all of the first `bytes`, so that no store into them can fail. */
   reserve(bytes: number): void {
-    checked(libc().fallocate(this.fd, 0, 0n, BigInt(bytes)));
+    for (;;) {
+      try {
+        checked(libc().fallocate(this.fd, 0, 0n, BigInt(bytes)));
+        return;
+      } catch (error) {
+        // It takes long where pages are filled with zeros; a signal ends it, whoever that is for.
+        if (!(error instanceof FileError && error.errno === Errno.EINTR)) throw error;
+      }
+    }
   }
 
   /** Gives bytes back to the file system; they are zero from then on. */
@@ -284,9 +292,13 @@ export class File {
 
   /** The next stretch from `from` on that may hold bytes other than zero; undefined if there is none. */
   nextData(from: number): [from: number, end: number] | undefined {
-    const start = libc().lseek(this.fd, BigInt(from), SEEK_DATA);
-    if (start < 0) return undefined;
-    return [Number(start), checked(libc().lseek(this.fd, BigInt(start), SEEK_HOLE))];
+    try {
+      const start = checked(libc().lseek(this.fd, BigInt(from), SEEK_DATA));
+      return [start, checked(libc().lseek(this.fd, BigInt(start), SEEK_HOLE))];
+    } catch (error) {
+      if (error instanceof FileError && error.errno === Errno.ENXIO) return undefined;
+      throw error;
+    }
   }
 
   /**

@@ -1,7 +1,11 @@
-/** What commands are made of. */
+/** What commands are made of, and a command whose input the executables are hardly ever given. */
 
 import { assert, assertEquals } from "@std/assert";
-import { sleep } from "../../lib/client/command.ts";
+import { sleep, type Terminal, WINDOW } from "../../lib/client/command.ts";
+import { write } from "../../lib/client/commands/write.ts";
+import { Remote } from "../../lib/client/remote.ts";
+import { startDaemon } from "../daemon.ts";
+import { socketTest } from "../sockets.ts";
 
 Deno.test("sleep() ends when its signal is aborted, or was before, and leaves no listener behind", async () => {
   const controller = new AbortController();
@@ -26,3 +30,36 @@ Deno.test("sleep() ends when its signal is aborted, or was before, and leaves no
   assert(listeners <= 0);
   await sleep(hour, signal);
 });
+
+socketTest(
+  "write fills a block of a strict daemon with input that ends where the block does",
+  async () => {
+    await using daemon = await startDaemon({ strict: true });
+    await using remote = await Remote.connect({ server: daemon.server });
+    const pointer = await remote.malloc(2 * WINDOW);
+    for (const length of [0, 5, WINDOW, 2 * WINDOW]) {
+      const input = new Uint8Array(length).fill(7);
+      let read = 0;
+      const terminal: Partial<Terminal> = {
+        inputLength: () => Promise.resolve(undefined),
+        read(bytes) {
+          if (read === length) return Promise.resolve(null);
+          bytes.set(input.subarray(read, read + bytes.length));
+          const count = Math.min(bytes.length, length - read);
+          read += count;
+          return Promise.resolve(count);
+        },
+        progress: () => {},
+      };
+      const context = {
+        remote,
+        terminal: terminal as Terminal,
+        hex: false,
+        json: false,
+        timeout: 0,
+      };
+      assertEquals(await write.prepare!([`${pointer}`, "-"])(context, {}), true, `${length} bytes`);
+      assertEquals(await remote.read(pointer, length), input);
+    }
+  },
+);
