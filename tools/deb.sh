@@ -27,7 +27,6 @@ control() {
     echo "Architecture: $arch"
     echo "Maintainer: $maintainer"
     echo "Installed-Size: $(du -sk --exclude=DEBIAN "$work/$package" | cut -f1)"
-    echo "Depends: libc6 (>= 2.27), libgcc-s1"
     for field in "$@"; do echo "$field"; done
     echo "Section: net"
     echo "Priority: optional"
@@ -75,11 +74,12 @@ find "$work" -depth -type d -empty -delete
 
 control mallocd "malloc(3) for anyone on a socket" \
   "A daemon that lets clients on a UDP socket allocate, free, read and write memory. All clients share one heap, and there is no authentication: it listens on loopback unless it is told otherwise." \
-  "Suggests: mallocd-client"
+  "Depends: libc6 (>= 2.27), libgcc-s1, passwd" "Suggests: mallocd-client"
 install -m 755 contrib/debian/postinst contrib/debian/prerm contrib/debian/postrm "$work/mallocd/DEBIAN"
 echo /etc/default/mallocd >"$work/mallocd/DEBIAN/conffiles"
 control mallocd-client "client of mallocd, malloc(3) over a socket" \
-  "The command line of mallocd: allocate, free, read, write and dump memory of a daemon, look around in a shell, and measure it."
+  "The command line of mallocd: allocate, free, read, write and dump memory of a daemon, look around in a shell, and measure it." \
+  "Depends: libc6 (>= 2.27), libgcc-s1"
 
 for package in mallocd mallocd-client; do
   (cd "$work/$package" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | sort -z |

@@ -35,7 +35,7 @@ Deno.test({
     for (const [i, name] of names.entries()) {
       const { stdout: info } = await run("dpkg", ["--info", packages[i]!]);
       assertStringIncludes(info, `Package: ${name}\n`);
-      assertStringIncludes(info, "Depends: libc6 (>= 2.27), libgcc-s1\n");
+      assertStringIncludes(info, "Depends: libc6 (>= 2.27), libgcc-s1");
       const { stdout: contents } = await run("dpkg", ["--contents", packages[i]!]);
       assertMatch(contents, new RegExp(`^-rwxr-xr-x root/root .* \\./usr/bin/${name}$`, "m"));
       assertEquals(contents.match(/usr\/bin\/./g)?.length, 1);
@@ -74,7 +74,14 @@ Deno.test({
       await Deno.mkdir(`${root}/var/lib/dpkg/info`, { recursive: true });
       await Deno.mkdir(`${root}/var/lib/dpkg/updates`);
       await Deno.writeTextFile(`${root}/var/lib/dpkg/status`, "");
+      // Users that useradd(8) and userdel(8) may change.
+      await Deno.mkdir(`${root}/etc`);
+      for (const name of ["passwd", "group", "shadow", "gshadow"]) {
+        await Deno.writeTextFile(`${root}/etc/${name}`, "");
+      }
+      const users = () => Deno.readTextFile(`${root}/etc/passwd`);
       await dpkg("--install", ...packages);
+      assertMatch(await users(), /^mallocd:x:\d+:\d+:[^:]*:\/nonexistent:\/usr\/sbin\/nologin\n$/);
       for (const name of ["mallocd", "mallocd-client"]) {
         const { code, stdout } = await run(`${root}/usr/bin/${name}`, ["--version"]);
         assertEquals([code, stdout.split(" ")[0]], [0, name]);
@@ -84,7 +91,11 @@ Deno.test({
       await Deno.writeTextFile(`${root}/etc/default/mallocd`, "MALLOCD_PORT=1\n");
       await dpkg("--remove", "mallocd");
       assertEquals(await Deno.readTextFile(`${root}/etc/default/mallocd`), "MALLOCD_PORT=1\n");
+      assertMatch(await users(), /^mallocd:/);
+      await Deno.mkdir(`${root}/var/lib/private/mallocd`, { recursive: true });
+      await dpkg("--install", packages[0]!); // once more, where there is the user
       await dpkg("--purge", "mallocd", "mallocd-client");
+      assertEquals([await users(), await exists("/var/lib/private/mallocd")], ["", false]);
       assertEquals(await exists("/etc/default/mallocd"), false);
       assertEquals(await exists("/usr/bin/mallocd-client"), false);
     } finally {
