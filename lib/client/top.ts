@@ -71,7 +71,7 @@ export function render(sample: Sample, server: string, most: number): string[] {
       clock(value("uptime"))
     }`,
     `heap   [${"#".repeat(filled).padEnd(BAR, ".")}] ${bytes(used)} of ${bytes(heap)}`,
-    `       ${count(value("blocks"))} ${value("blocks") === 1 ? "block" : "blocks"}, ~${
+    `       ${count(value("blocks"))} ${value("blocks") === 1 ? "block" : "blocks"}, ${
       bytes(value("bytesAsked"))
     } asked for, ` +
     `largest free ${bytes(value("largestFree"))}, fragmented ${

@@ -38,7 +38,7 @@ type Members = Readonly<Record<string, number>>;
 const ENGINES = { datagram: 0, syscall: 1, quic: 2, cluster: 3 } as const;
 
 /** So many orders has the largest heap. */
-export const ORDERS = 1 + Math.log2(MAX_HEAP / GRAIN);
+const ORDERS = 1 + Math.log2(MAX_HEAP / GRAIN);
 
 /** By a block's size in bytes: its order. */
 const sizes = () =>
@@ -121,11 +121,17 @@ const TABLE = {
   heap: gauge("size of the heap", "bytes"),
   blocks: gauge("live allocations"),
   bytes: gauge("live allocations, as usable sizes", "bytes"),
-  bytesAsked: gauge("about how much of them was asked for, by the mean of each size", "bytes"),
+  bytesAsked: gauge("live allocations, as they were asked for", "bytes"),
   highWater: gauge("the heap's start to the highest end of an allocation so far", "bytes"),
   largestFree: gauge("the largest malloc that fits now", "bytes"),
   fragmentation: gauge("1 - largest free block / all that is free", "millionths"),
   liveBlocks: { ...gauge("live blocks"), by: "size", places: ORDERS, members: sizes },
+  liveAsked: {
+    ...gauge("live allocations, as they were asked for, by the size of the block", "bytes"),
+    by: "size",
+    places: ORDERS,
+    members: sizes,
+  },
   freeBlocks: { ...gauge("free blocks"), by: "size", places: ORDERS, members: sizes },
   work: counter("bytes that were cleared for malloc and moved for realloc", "bytes"),
 

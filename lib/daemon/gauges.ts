@@ -35,9 +35,9 @@ export class Gauges {
   refresh(): void {
     const counters = this.#counters;
     const buddy = this.#buddy;
-    const { clock, given, asked } = this.#state.service;
+    const { service: { clock }, waste: { byOrder } } = this.#state;
     counters[Counter.uptime] = clock[0]! - this.#start;
-    let [blocks, used, free, wanted] = [0, 0, 0, 0];
+    let [blocks, used, free, asked] = [0, 0, 0, 0];
     for (let order = 0; order <= buddy.maxOrder; order++) {
       const bytes = GRAIN * 2 ** order;
       const inUse = buddy.blocksInUse[order]!;
@@ -45,12 +45,15 @@ export class Gauges {
       counters[Counter.freeBlocks + order] = buddy.freeBlocks[order]!;
       blocks += inUse;
       used += inUse * bytes;
-      wanted += inUse * (given[order]! > 0 ? asked[order]! / given[order]! : bytes);
+      // Of what changes meanwhile a part may have been counted.
+      const wanted = Math.max(0, inUse * bytes - byOrder[order]!);
+      counters[Counter.liveAsked + order] = wanted;
+      asked += wanted;
       free += buddy.freeBlocks[order]! * bytes;
     }
     counters[Counter.blocks] = blocks;
     counters[Counter.bytes] = used;
-    counters[Counter.bytesAsked] = Math.round(wanted);
+    counters[Counter.bytesAsked] = asked;
     counters[Counter.highWater] = buddy.highWater * GRAIN;
     const largest = buddy.largestFreeOrder === NONE ? 0 : GRAIN * 2 ** buddy.largestFreeOrder;
     counters[Counter.largestFree] = largest;

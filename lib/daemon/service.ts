@@ -7,7 +7,7 @@ import { Admission, ADMITTED } from "./admission.ts";
 import type { Membership } from "./cluster/membership.ts";
 import { askFor, ChoreFigure, failureOf } from "./chore.ts";
 import { Counter, type Counters } from "./counters.ts";
-import { type Heap, NULL, orderFor } from "../heap/heap.ts";
+import { type Heap, NULL } from "../heap/heap.ts";
 import type { Undo } from "../heap/undo.ts";
 import {
   CHANGES_NOTHING,
@@ -132,8 +132,6 @@ export type Effect = (typeof Effect)[keyof typeof Effect];
 export class Service {
   readonly counters: Counters;
   readonly heap: Heap;
-  readonly #given: Float64Array;
-  readonly #asked: Float64Array;
   readonly #io: DataView;
   readonly #clock: Int32Array;
   readonly #admission: Admission;
@@ -182,8 +180,6 @@ export class Service {
     this.counters = service.counters;
     this.#syncs = service.sync;
     this.#snapshots = service.snapshot;
-    this.#given = service.given;
-    this.#asked = service.asked;
     this.#io = new DataView(io.buffer);
     this.#admission = new Admission(options.allow, port, options.lowPorts);
     const { clock } = service;
@@ -530,11 +526,6 @@ export class Service {
       setField(this.#io, body, request.pointer);
       this.#bodyLength = FIELD;
       this.counters[PAYLOAD + request.opcode]! += request.length;
-      if (request.pointer !== NULL) { // it was not freed
-        const order = orderFor(request.length);
-        this.#given[order]!++;
-        this.#asked[order]! += request.length;
-      }
     }
     return this.#refuse(refusal);
   }

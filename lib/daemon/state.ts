@@ -5,7 +5,7 @@
  */
 
 import { ChoreFigure } from "./chore.ts";
-import { COUNTERS_LENGTH, ORDERS } from "./counters.ts";
+import { COUNTERS_LENGTH } from "./counters.ts";
 import { cacheShape } from "./duplicate_request_cache.ts";
 import { quotaShape } from "./quota.ts";
 import { tokenShape } from "./token.ts";
@@ -13,6 +13,7 @@ import { buddyShape } from "../heap/buddy.ts";
 import { GRAIN, heapShape, requireHeapSize } from "../heap/heap.ts";
 import { allocate, float64, int32 } from "../heap/metadata.ts";
 import { undoShape } from "../heap/undo.ts";
+import { wasteShape } from "../heap/waste.ts";
 
 /** What the size of the state depends on; of an operator's options, those that say how much there is. */
 export interface StateOptions {
@@ -25,17 +26,17 @@ export interface StateOptions {
 }
 
 /** What begins anew with each process. */
-const PASSING = {
-  service: {
-    counters: float64(COUNTERS_LENGTH),
-    /** By order, of all allocations so far: how many, and the bytes that were asked for. */
-    given: float64(ORDERS),
-    asked: float64(ORDERS),
-    /** Where the threads tell each other what is on the disk, and what is in a snapshot. */
-    sync: int32(Object.keys(ChoreFigure).length),
-    snapshot: int32(Object.keys(ChoreFigure).length),
-  },
-};
+function passingShapes({ memory }: StateOptions) {
+  return {
+    service: {
+      counters: float64(COUNTERS_LENGTH),
+      /** Where the threads tell each other what is on the disk, and what is in a snapshot. */
+      sync: int32(Object.keys(ChoreFigure).length),
+      snapshot: int32(Object.keys(ChoreFigure).length),
+    },
+    waste: wasteShape(memory / GRAIN),
+  };
+}
 
 /** What can outlive it, in a file. */
 export function lastingShapes({ memory, replayCache, quota }: StateOptions) {
@@ -60,7 +61,8 @@ export function lastingShapes({ memory, replayCache, quota }: StateOptions) {
 export function newState(options: StateOptions) {
   requireHeapSize(options.memory);
   const lasting = allocate(lastingShapes(options));
-  return { ...lasting, service: { ...lasting.service, ...allocate(PASSING).service } };
+  const { service, waste } = allocate(passingShapes(options));
+  return { ...lasting, service: { ...lasting.service, ...service }, waste };
 }
 
 export type State = ReturnType<typeof newState>;

@@ -139,6 +139,8 @@ export class Buddy {
   readonly freeBlocks: Int32Array;
   readonly blocksInUse: Int32Array;
   readonly grains: number;
+  /** The order of the block that was freed last. */
+  freedOrder = NONE as number;
   /** Grains before the first of the heap, in the power of two of grains that it is the end of. */
   readonly missing: number;
   readonly maxOrder: number;
@@ -239,6 +241,7 @@ export class Buddy {
   free(grain: number): Freed {
     const order = this.orderAt(grain);
     if (order === NONE) return this.isFree(grain) ? Freed.alreadyFree : Freed.notAllocated;
+    this.freedOrder = order;
     let block = this.#blockOf(grain, order);
     this.#clearLive(order, block);
     let merged: number = order;

@@ -26,6 +26,7 @@ import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
 import { CLEAN, DIRTY, Reclaimer, type Release } from "./reclaim.ts";
 import { Refusal } from "./refusal.ts";
 import type { Undo } from "./undo.ts";
+import { Waste, wasteShape } from "./waste.ts";
 
 /** Where the first heap starts: pointers look as they do in the paper, and 0, NULL, is none of them. */
 export const HEAP_BASE = 0xc420000000;
@@ -75,6 +76,7 @@ export interface HeapState {
   memory?: WebAssembly.Memory;
   buddy: Arrays<ReturnType<typeof buddyShape>>;
   heap: Arrays<ReturnType<typeof heapShape>>;
+  waste: Arrays<ReturnType<typeof wasteShape>>;
 }
 
 export interface HeapOptions {
@@ -158,6 +160,7 @@ export class Heap {
   readonly base: number;
   readonly size: number;
   readonly buddy: Buddy;
+  readonly #waste: Waste;
   readonly #strict: boolean;
   readonly #io: DataView;
   readonly #bulk: Bulk;
@@ -209,6 +212,8 @@ export class Heap {
     this.#undo = undo;
     if (undo !== undefined) this.#recover(undo);
     this.buddy = new Buddy(size / GRAIN, state?.buddy, undo);
+    const waste = state?.waste ?? standAlone(wasteShape(size / GRAIN));
+    this.#waste = new Waste(GRAIN, this.buddy.missing, waste);
     this.#reclaimer = release && new Reclaimer({
       buddy: this.buddy,
       pages: dirty,
@@ -280,6 +285,7 @@ export class Heap {
       this.buddy.free(grain);
       return Refusal.overBudget;
     }
+    this.#waste.add(span, grain, order);
     setOffset(span, this.base, grain * GRAIN);
     return Refusal.none;
   }
@@ -290,8 +296,12 @@ export class Heap {
     const offset = offsetOf(span, this.base);
     if (!(offset >= this.#reserved && offset < this.size)) return Refusal.outsideHeap;
     if ((offset & (GRAIN - 1)) !== 0) return Refusal.notAllocated;
-    const freed = this.buddy.free(grainAt(offset));
-    if (freed === Freed.freed) return Refusal.none;
+    const grain = grainAt(offset);
+    const freed = this.buddy.free(grain);
+    if (freed === Freed.freed) {
+      this.#waste.remove(grain, this.buddy.freedOrder);
+      return Refusal.none;
+    }
     return freed === Freed.alreadyFree ? Refusal.alreadyFree : Refusal.notAllocated;
   }
 
@@ -365,6 +375,7 @@ export class Heap {
     }
     if (span.length === 0) {
       this.buddy.free(grain);
+      this.#waste.remove(grain, order);
       span.pointer = NULL;
       return Refusal.none;
     }
@@ -372,16 +383,21 @@ export class Heap {
     const wanted = orderFor(span.length);
     const usable = (1 << wanted) * GRAIN;
     if (!this.buddy.resize(grain, order, wanted)) {
-      return this.#move(span, grain, (1 << order) * GRAIN, wanted);
+      return this.#move(span, grain, order, wanted);
     }
     const kept = Math.min((1 << order) * GRAIN, span.length);
-    if (this.#zero(grain, kept, usable - kept, wanted <= order)) return Refusal.none;
+    if (this.#zero(grain, kept, usable - kept, wanted <= order)) {
+      this.#waste.remove(grain, order);
+      this.#waste.add(span, grain, wanted);
+      return Refusal.none;
+    }
     this.buddy.resize(grain, wanted, order);
     return Refusal.overBudget;
   }
 
-  /** Moves the allocation at `grain`, of `used` bytes, to a larger block. */
-  #move(span: Span, grain: number, used: number, wanted: number): Refusal {
+  /** Moves the allocation at `grain`, of `order`, to a block of a larger one. */
+  #move(span: Span, grain: number, order: number, wanted: number): Refusal {
+    const used = (1 << order) * GRAIN;
     const work = used <= PAGE ? 0 : this.#dirtyBytes(grain, used);
     if (work > this.#workPerTurn) return Refusal.outOfMemory;
     const target = this.buddy.allocate(wanted);
@@ -394,6 +410,8 @@ export class Heap {
     }
     this.#copy(target, grain, used);
     this.buddy.free(grain);
+    this.#waste.remove(grain, order);
+    this.#waste.add(span, target, wanted);
     setOffset(span, this.base, target * GRAIN);
     return Refusal.none;
   }

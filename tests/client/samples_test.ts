@@ -125,7 +125,7 @@ Deno.test("render() shows what was counted, as people write it", () => {
   assertEquals(lines.slice(0, 3), [
     "mallocd 1.2.3 at 127.0.0.1:8081, syscall engine, up 1:02:03",
     `heap   [${"#".repeat(10)}${".".repeat(30)}] 256 MiB of 1 GiB`,
-    "       12 blocks, ~200 MiB asked for, largest free 512 MiB, fragmented 33.3%",
+    "       12 blocks, 200 MiB asked for, largest free 512 MiB, fragmented 33.3%",
   ]);
   const single = render(new Sample(statsOf({ blocks: 1 }), undefined, 0), "127.0.0.1:8081", 24)[2]!;
   assert(single.includes(" 1 block, "), single);

@@ -17,7 +17,7 @@ const ENTRY_WORDS = 14;
 const LENGTHS = [1, 16, 17, 100, 1000, 5000];
 
 /** Figures, which begin anew with each process. */
-const PASSING = ["counters", "given", "asked"];
+const PASSING = ["counters", "byOrder", "blocks"];
 
 export class Killed extends Error {}
 

@@ -66,6 +66,9 @@ Deno.test("stats counts bytes, refusals and drops by what they are about", () =>
     "dropped.network": 1n,
     "requests.read": 2n,
     bytesAsked: 330n, // 30 in 32 bytes, and 300 in 512 that have been 100 in 128
+    "liveAsked.32": 30n,
+    "liveAsked.128": 0n,
+    "liveAsked.512": 300n,
     replayEntries: 2n,
     replaySenders: 1n,
     replayRoom: 64n,
@@ -111,13 +114,15 @@ Deno.test("stats goes to who has proven its address only, for it is longer than 
 /** What the heap looks like, from the blocks that a model knows to be live. */
 function model(size: number, live: ReadonlyMap<number, number>) {
   const orders = new Map<number, number>();
+  const asked = new Map<number, number>();
   let used = 0;
   for (const bytes of live.values()) {
     const block = Math.max(GRAIN, 2 ** Math.ceil(Math.log2(bytes)));
     orders.set(block, (orders.get(block) ?? 0) + 1);
+    asked.set(block, (asked.get(block) ?? 0) + bytes);
     used += block;
   }
-  return { blocks: live.size, used, orders, free: size - used };
+  return { blocks: live.size, used, orders, asked, free: size - used };
 }
 
 for (const size of [MIN_HEAP, 5 * MIN_HEAP + GRAIN, 1024 * 1024]) {
@@ -129,8 +134,14 @@ for (const size of [MIN_HEAP, 5 * MIN_HEAP + GRAIN, 1024 * 1024]) {
       const live = new Map<number, number>();
       for (let step = 0; step < 400; step++) {
         const [some] = live.keys();
-        if (random.chance(0.6) || some === undefined) {
-          const bytes = 1 + random.below(size / 8);
+        // Most are small, and some have nothing.
+        const bytes = random.below(random.chance(0.7) ? 2000 : size / 8);
+        if (some !== undefined && bytes > 0 && random.chance(0.3)) {
+          const reply = box.ask(word(step, realloc.opcode) + fields(some, bytes))!;
+          if (reply.length === HEAD) continue; // no room
+          live.delete(some);
+          live.set(Number(BigInt(`0x${reply.slice(HEAD)}`)), bytes);
+        } else if (random.chance(0.6) || some === undefined) {
           const pointer = Number(BigInt(`0x${box.ask(fields(malloc.opcode, bytes))}`));
           if (pointer !== 0) live.set(pointer, bytes);
         } else {
@@ -139,14 +150,19 @@ for (const size of [MIN_HEAP, 5 * MIN_HEAP + GRAIN, 1024 * 1024]) {
         }
         if (step % 20 !== 0) continue;
         const told = ask(box);
-        const { blocks, used, orders, free: rest } = model(size, live);
+        const { blocks, used, orders, asked, free: rest } = model(size, live);
         const value = (name: string) => Number(told.get(name));
         assertEquals([value("blocks"), value("bytes")], [blocks, used]);
+        assertEquals(
+          value("bytesAsked"),
+          [...live.values()].reduce((sum, bytes) => sum + bytes, 0),
+        );
         assertEquals(value("quotaHolders"), blocks === 0 ? 0 : 1);
         let freed = 0;
         for (const [name] of told) {
           const [family, block] = [name.split(".")[0], Number(name.split(".")[1])];
           if (family === "liveBlocks") assertEquals(value(name), orders.get(block) ?? 0, name);
+          if (family === "liveAsked") assertEquals(value(name), asked.get(block) ?? 0, name);
           if (family === "freeBlocks") freed += value(name) * block;
         }
         assertEquals(freed, rest);

@@ -5,6 +5,7 @@ import { buddyShape } from "../../lib/heap/buddy.ts";
 import { standAlone } from "../../lib/heap/metadata.ts";
 import { Refusal } from "../../lib/heap/refusal.ts";
 import { Random } from "../testing.ts";
+import { wasteShape } from "../../lib/heap/waste.ts";
 
 const MIB = 1024 ** 2;
 
@@ -20,7 +21,11 @@ class Harness {
 
   constructor(size: number) {
     this.memory = newHeapMemory(size);
-    this.state = { buddy: standAlone(buddyShape(size / GRAIN)), heap: standAlone(heapShape(size)) };
+    this.state = {
+      buddy: standAlone(buddyShape(size / GRAIN)),
+      heap: standAlone(heapShape(size)),
+      waste: standAlone(wasteShape(size / GRAIN)),
+    };
     const release = (first: number, count: number) => {
       if (!this.willing) return false;
       new Uint8Array(this.memory.buffer).fill(0, first * PAGE, (first + count) * PAGE);
