@@ -1,10 +1,10 @@
 /**
  * How much memory there is for a daemon: the machine's, or less in a cgroup (a container, a unit with
- * MemoryMax=). The files that tell it are read by libc, because Deno reads /proc and /sys only for who
- * has all permissions.
+ * MemoryMax=).
  */
 
 import { Libc, Unavailable } from "../system/libc.ts";
+import { readText } from "../system/text.ts";
 
 /** A limit in bytes, and whose it is. */
 export interface MemoryLimit {
@@ -18,10 +18,6 @@ type ReadText = (path: string) => string | undefined;
 /** Where the two versions of cgroups are mounted, and which of their files has the limit (cgroups(7)). */
 const V1 = { mount: "/sys/fs/cgroup/memory", file: "memory.limit_in_bytes" };
 const V2 = { mount: "/sys/fs/cgroup", file: "memory.max" };
-
-/** None of the files is longer. */
-const MAX_TEXT = 64 * 1024;
-const O_RDONLY_CLOEXEC = 0o2000000;
 
 /** The smallest limit that holds for this process; undefined if nothing tells. */
 export function memoryLimit(): MemoryLimit | undefined {
@@ -71,14 +67,4 @@ export function limitFiles(cgroups: string): string[] {
     }
   }
   return files;
-}
-
-function readText(libc: Libc, path: string): string | undefined {
-  const { open, read, close } = libc.symbols;
-  const fd = open(new TextEncoder().encode(`${path}\0`), O_RDONLY_CLOEXEC);
-  if (fd < 0) return undefined;
-  const bytes = new Uint8Array(MAX_TEXT);
-  const length = Number(read(fd, bytes, BigInt(bytes.length)));
-  close(fd);
-  return length < 0 ? undefined : new TextDecoder().decode(bytes.subarray(0, length));
 }

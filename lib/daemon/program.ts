@@ -15,6 +15,7 @@ import { HeapFile, HeapFileError } from "./heap_file.ts";
 import { type HttpServer, serveHttp } from "./http/server.ts";
 import { HEAP_BASE, MAX_MEMORY32, RANGE_BYTES } from "../heap/heap.ts";
 import { RESERVED } from "./procedures/procedures.ts";
+import { openKernelDrops } from "./kernel_drops.ts";
 import { type Log, openLog } from "./log.ts";
 import { memoryLimit } from "./memory_limit.ts";
 import { type Notify, openNotify, watchdogMs } from "./notify.ts";
@@ -171,7 +172,10 @@ async function main(args: readonly string[]): Promise<number> {
   reloadOnHangup(engine, say);
   const signalled = nextSignal(); // from here on: who reads that we are ready may send one at once
   const time = new ServingTime(performance.now(), clock[0]);
+  // The syscall engine counts them itself.
+  const kernelDrops = engine.name === "syscall" ? undefined : openKernelDrops(engine.address);
   const tick = () => {
+    if (kernelDrops !== undefined) counters[Counter.kernelDrops] = kernelDrops() ?? 0;
     if (!engine.keepsTime) Atomics.store(clock, 0, time.seconds(performance.now()));
     counters[Counter.resident] = Deno.memoryUsage().rss;
     const wasServing = pulse.isServing;

@@ -1,12 +1,7 @@
 /** What mallocd tells a service manager, as the manager hears it; and --check. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { DIST, MALLOCD, Mallocd, run } from "./programs.ts";
-
-const built = await Deno.readTextFile(`${DIST}.engine`);
-const NO_FFI = Deno.build.os !== "linux" || built.trim() === "datagram"
-  ? " (skipped: the daemon has no permission for libc)"
-  : "";
+import { MALLOCD, Mallocd, NO_FFI, run } from "./programs.ts";
 
 /** Receives so many datagrams at an address and prints each as JSON; abstract ones, too. */
 const MANAGER = `

@@ -5,6 +5,12 @@ export const DIST = new URL("dist/", ROOT).pathname;
 export const MALLOCD = `${DIST}mallocd`;
 export const CLIENT = `${DIST}mallocd-client`;
 
+const built = await Deno.readTextFile(`${DIST}.engine`).catch(() => "");
+/** Why the daemon does not call libc, for the name of a test that wants that; empty if it does. */
+export const NO_FFI = Deno.build.os !== "linux" || built.trim() === "datagram"
+  ? " (skipped: the daemon has no permission for libc)"
+  : "";
+
 /** Where every heap begins, and so what the first malloc gives. */
 export const FIRST = 842350460928;
 

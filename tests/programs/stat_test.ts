@@ -8,6 +8,7 @@ import {
   failed,
   Mallocd,
   misused,
+  NO_FFI,
   run,
   Terminal,
   whyNoTerminal,
@@ -61,6 +62,35 @@ Deno.test("mallocd-client stat -i prints what was counted in each interval", asy
     assertEquals([seconds >= 0.05, heap, rate > 0], [true, 2 ** 30, true], line);
   }
 });
+
+for (const engine of ["datagram", "syscall"]) {
+  Deno.test({
+    name: `mallocd-client stat tells what the kernel dropped, with the engine ${engine}${NO_FFI}`,
+    ignore: NO_FFI !== "",
+    async fn() {
+      const small = engine === "syscall" ? ["--receive-buffer", "4096"] : [];
+      await using daemon = await Mallocd.start(["--engine", engine, ...small]);
+      const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+      Deno.kill(daemon.pid, "SIGSTOP");
+      for (let i = 0; i < 500; i++) {
+        await socket.send(new Uint8Array(1024), {
+          transport: "udp",
+          hostname: "127.0.0.1",
+          port: daemon.port,
+        });
+      }
+      Deno.kill(daemon.pid, "SIGCONT");
+      socket.close();
+      let drops = 0;
+      for (let i = 0; i < 100 && drops === 0; i++) { // it looks once a second
+        const { stdout } = await daemon.client("--json stat kernelDrops");
+        drops = JSON.parse(stdout).kernelDrops;
+        if (drops === 0) await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      assert(drops > 100, `${drops}`);
+    },
+  });
+}
 
 Deno.test("mallocd-client stat says what it cannot do", async () => {
   await using daemon = await Mallocd.start();
