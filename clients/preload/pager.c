@@ -98,10 +98,10 @@ static pid_t process;
 static size_t page_size;
 static struct chunk *chunks, *beyond; /* beyond: no chunk from here on was ever touched */
 static uint32_t oldest, newest; /* ACTIVE chunks; 0, the bell, is none */
-static size_t active, most_active;
+static size_t active, most_active; /* most_active: all that may be here, until a buffer is needed */
 static struct buffer *buffers;
 static struct list unused, idle;
-static size_t buffer_count, pieces, piece, in_flight;
+static size_t chunks_here, buffer_count, pieces, piece, in_flight;
 /*
  * Homes that have no owner, and how many of them, from the last one on, are being freed: one word, so that the
  * reaper finds a home in one place, whenever the process ends.
@@ -577,6 +577,7 @@ _Noreturn static void serve(void) {
     ssize_t got = read(userfault, events, sizeof events);
     if (got < 0 && errno != EAGAIN && errno != EINTR) die("cannot read faults: %s", strerror(errno));
     for (ssize_t i = 0; i < got / (ssize_t)sizeof *events; i++) handle_event(&events[i]);
+    if (active > most_active) most_active = chunks_here - buffer_count; /* the rest is buffers from now on */
     while (active > most_active && make_idle()) continue;
     clean(buffer_count / 2);
     if (give_back() || got > 0) continue;
@@ -602,9 +603,9 @@ static bool have_own_descriptors(void) {
 
 static bool make_tables(void) {
   if (!range_make()) return false;
-  size_t chunks_here = options.local / CHUNK;
+  chunks_here = options.local / CHUNK;
   buffer_count = chunks_here / BUFFERS > LEAST_BUFFERS ? chunks_here / BUFFERS : LEAST_BUFFERS;
-  most_active = chunks_here - buffer_count;
+  most_active = chunks_here;
   chunks = map(CHUNKS * sizeof *chunks, MAP_PRIVATE);
   spares = map(CHUNKS * sizeof *spares, MAP_PRIVATE);
   buffers = map(buffer_count * sizeof *buffers, MAP_PRIVATE);

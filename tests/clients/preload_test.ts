@@ -203,6 +203,33 @@ test("xz prints the same, and reads it", async () => {
   });
 }, await whyNo("xz"));
 
+test("what fits into --local is never moved", async () => {
+  await withFolder(async (folder) => {
+    await using daemon = await Mallocd.start(HEAP);
+    const stats = `${folder}/stats`;
+    const own = ["--server", daemon.server, "--local", "8MiB", "--stats", stats];
+    const bytes = 8 * 1024 ** 2 - 3 * 65_536;
+    const dd = [
+      "dd",
+      "if=/dev/urandom",
+      "of=/dev/null",
+      `bs=${bytes}`,
+      "count=1",
+      "iflag=fullblock",
+    ];
+    const { code, stderr } = await runBytes(RUN, [...own, ...dd]);
+    assertEquals(code, 0, stderr);
+    const { zeroed = 0, faults, rescued, evicted, written } = await countsIn(stats);
+    assert(zeroed >= 125, `${zeroed} chunks`);
+    assertEquals({ faults, rescued, evicted, written }, {
+      faults: zeroed,
+      rescued: 0,
+      evicted: 0,
+      written: 0,
+    });
+  });
+});
+
 /* --- What programs do to their memory ---------------------------------------------------------------------- */
 
 for (const threshold of ["64KiB", "4KiB"]) {
