@@ -129,6 +129,27 @@ test("Remote finds a range that has moved, and repeats what was under way with i
   assertEquals(await remote.fetchAndAdd(base(1), 0n), 6n, "it was added once");
 });
 
+test("Remote goes on looking for a range where it could not go at first", async () => {
+  await using zero = new Daemon(0);
+  await using other = new Daemon(0);
+  const transport = new DenoTransport(zero.address, zero.server);
+  await transport.renew();
+  const redirect = transport.redirect.bind(transport);
+  let refusals = 2;
+  transport.redirect = (peer) =>
+    refusals-- > 0 ? Promise.reject(new Error("the port is taken")) : redirect(peer);
+  await using remote = await Remote.connect({
+    server: zero.server,
+    others: [other.server],
+    transport,
+    timeout: 10_000,
+  });
+  const pointer = await remote.malloc(8);
+  zero.mute = true;
+  assertEquals(await remote.read(pointer, 8), new Uint8Array(8));
+  assert(refusals < 0);
+});
+
 test("Remote asks the others that it was told of, when the only one it knows is gone", async () => {
   await using zero = new Daemon(0);
   await using standby = new Daemon(0);

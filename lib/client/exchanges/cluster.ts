@@ -223,17 +223,22 @@ export class ClusterExchange implements Exchange {
     };
   }
 
-  /** Sends what is under way to a daemon, and what will be, somewhere else. */
+  /** Sends what is under way to a daemon, and what will be, somewhere else. It never rejects. */
   async #follow(owner: Owner, server: string | undefined): Promise<void> {
     if (server === undefined || server === owner.server) return;
+    const before = owner.server;
     owner.server = server;
     this.#servers.add(server);
-    await owner.transport.redirect?.(await peerOf(server));
+    try {
+      await owner.transport.redirect?.(await peerOf(server));
+    } catch {
+      owner.server = before; // it is looked for again as long as somebody waits
+    }
   }
 
   /** Looks for the daemon of a range as long as somebody waits for an answer of it. */
   async #seek(owner: Owner): Promise<void> {
-    await this.#follow(owner, await this.#locate(owner.range)).catch(() => {});
+    await this.#follow(owner, await this.#locate(owner.range));
     await this.#rest();
     owner.seeking = undefined;
   }

@@ -7,6 +7,8 @@ export class NodeTransport {
   readonly loopback: boolean;
   onDatagram: (datagram: Uint8Array) => void = () => {};
   #socket: Socket | undefined;
+  /** Its port since it was renewed, 0 when it is closed. */
+  #port = 0;
   #heard = false;
   #refused = false;
 
@@ -28,19 +30,19 @@ export class NodeTransport {
     });
   }
 
-  renew(): Promise<void> {
-    return this.#open(0);
+  async renew(): Promise<void> {
+    await this.#open(0);
+    this.#port = this.#socket?.address().port ?? 0;
   }
 
   /** A socket that is connected anew may lose its port, so another one takes it over. */
   async redirect(peer: { hostname: string; port: number }): Promise<void> {
-    const port = this.#socket?.address().port;
     this.peer = peer;
-    if (port !== undefined) await this.#open(port);
+    if (this.#port !== 0) await this.#open(this.#port);
   }
 
   async #open(own: number): Promise<void> {
-    await this.close();
+    await this.#end();
     const { createSocket } = await import("node:dgram"); // here, for Deno need not load it
     const { hostname, port } = this.peer;
     const v6 = hostname.includes(":");
@@ -50,14 +52,19 @@ export class NodeTransport {
       this.#heard = true;
       this.onDatagram(datagram);
     });
-    await new Promise<void>((resolve, reject) => {
-      socket.once("error", reject);
-      socket.bind(own, here, () =>
-        socket.connect(port, hostname, () => {
-          socket.off("error", reject);
-          resolve();
-        }));
-    });
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once("error", reject);
+        socket.bind(own, here, () =>
+          socket.connect(port, hostname, () => {
+            socket.off("error", reject);
+            resolve();
+          }));
+      });
+    } catch (error) { // somebody else has taken the port
+      socket.close();
+      throw error;
+    }
     // That the network reports a datagram as lost is no news to a call, which has its timeout.
     socket.on("error", (error) => this.#isRefusal(error));
     this.#socket = socket;
@@ -69,6 +76,11 @@ export class NodeTransport {
   }
 
   async close(): Promise<void> {
+    this.#port = 0;
+    await this.#end();
+  }
+
+  async #end(): Promise<void> {
     const socket = this.#socket;
     this.#socket = undefined;
     if (socket !== undefined) await new Promise<void>((resolve) => socket.close(() => resolve()));

@@ -24,7 +24,7 @@ import type { TracedHeap } from "./traced_heap.ts";
 /** How long the loop rests after an error of `receive`, so that a lasting one does not take a core. */
 const REST_MS = 10;
 
-/** Bytes of requests and replies that wait for the cluster; beyond that only reads are served. */
+/** Bytes of requests and replies that wait for the cluster; beyond that only what changes nothing is served. */
 export const MOST_HELD = 16 * 1024 ** 2;
 
 /** What a reply that is held costs beside its bytes. */
