@@ -24,7 +24,7 @@ import { Buddy } from "../heap/buddy.ts";
 import { Changes, type ChangesPlace, newChangesPlace } from "../heap/changes.ts";
 import { GRAIN, Heap, newHeapMemory } from "../heap/heap.ts";
 import { memoryBytes } from "../heap/metadata.ts";
-import { newSavedMemory, Undo } from "../heap/undo.ts";
+import { HEAD_WORDS, newSavedMemory, Undo } from "../heap/undo.ts";
 import { formatSize } from "../cli/sizes.ts";
 import { Errno } from "../system/libc.ts";
 import { File, FileError, readShort, rename, statusOf, unlink } from "../system/file.ts";
@@ -119,7 +119,9 @@ function mapParts(place: HeapPlace, state: State, how: "shared" | "private") {
   const saved = newSavedMemory(SAVED);
   file.map(memory.buffer, place.heapAt, roundUp(place.heap), how);
   file.map(saved.buffer, place.savedAt, place.saved, how);
-  const changes = new Changes({ ...place, ...place.changes, heap: state.heap });
+  const { undo: { log }, service: { clock }, tokens } = state;
+  const untold = [log.subarray(0, HEAD_WORDS), clock, ...Object.values(tokens)];
+  const changes = new Changes({ ...place, ...place.changes, memory, heap: state.heap, untold });
   return { memory, undo: new Undo(state.undo, saved, memory, changes) };
 }
 
@@ -304,8 +306,7 @@ export class HeapFile {
     try {
       const header = { ...this.#header };
       const stateAt = Number(header.stateAt);
-      const { undo, service, tokens } = this.state;
-      const unmarked = [undo.log.subarray(0, 2), service.clock, ...Object.values(tokens)];
+      const { service } = this.state;
       to.truncate(endOf(header));
       const halted = await copyLive({
         from: this.#file,
@@ -313,10 +314,6 @@ export class HeapFile {
         start: Number(header.heapAt),
         end: endOf(header),
         changes: this.#changes,
-        always: unmarked.map((array) => [
-          stateAt + array.byteOffset,
-          new Uint8Array(array.buffer, array.byteOffset, array.byteLength),
-        ]),
         mayShare: this.#sparse,
         signal,
       });

@@ -1,16 +1,16 @@
 /**
  * A copy of a file as it was at one instant, although a thread goes on changing it: *pre-copy* (Clark et
  * al., Live Migration of Virtual Machines, NSDI 2005). First all of it is copied, and then, round after
- * round, what has changed meanwhile, until that is little. Only then is the thread that serves asked to
- * wait, between two turns, and what has changed last goes to memory, which no disk can hold up; when
- * that thread goes on, it is written. If rounds do not get shorter, that thread rests before each turn.
+ * round, what has changed meanwhile, until that is little. Only then does the thread that serves copy, too:
+ * between two turns, what has changed last, to memory, which no disk can hold up; it is written when that
+ * thread has gone on. If rounds do not get shorter, its turns do, and it rests before each of them.
  *
- *     serves   | round 1              | round 2   | round 3 | halt |  off
- *     copies   | everything           | changed   | changed | last |  writes the last
- *                                       in 1        in 2      in 3
+ *     serves   | round 1              | round 2   | round 3 | keeps |  off
+ *     copies   | everything           | changed   | changed         |  writes what is kept
+ *                                       in 1        in 2
  */
 
-import { type ChangesPlace, MAX_ROUND, Order, REGION_SHIFT } from "../heap/changes.ts";
+import { type ChangesPlace, MAX_ROUND, Order, REGION_SHIFT, TOO_MANY } from "../heap/changes.ts";
 import { Errno } from "../system/libc.ts";
 import { type File, FileError } from "../system/file.ts";
 
@@ -22,19 +22,13 @@ const UNSYNCED = 64 * 1024 * 1024;
 /** Bytes for fewer of which no other thread is asked, and how many pages are copied in a row. */
 const SHORT = 64 * PAGE;
 const IN_A_ROW = 1024;
-/** So many changed pages are few enough for the halt, and so many can be kept in memory. */
+/** So many changed pages are few enough to be kept, with those that change until they are. */
 const FEW = 256;
-const MAX_LAST = 1024;
 /** Rounds after which the thread that serves rests, each time twice as long, in milliseconds. */
 const RESTLESS = 6;
-const MAX_REST_MS = 64;
-/** The longest that a turn is waited for without doing anything else, in milliseconds. */
-const PATIENCE_MS = 2;
-/** How often it is looked whether it has come: Deno does not notice the end of Atomics.waitAsync. */
+const MAX_REST_MS = 4;
+/** How often it is looked whether a turn has come: Deno does not notice the end of Atomics.waitAsync. */
 const LOOK_MS = 1;
-
-/** Bytes that others may change between two turns, too, and what they hold. */
-type Always = readonly (readonly [at: number, bytes: Uint8Array])[];
 
 export interface SnapshotParts {
   from: File;
@@ -43,15 +37,13 @@ export interface SnapshotParts {
   start: number;
   end: number;
   changes: ChangesPlace;
-  /** What changes without being marked: it is copied in the halt. */
-  always: Always;
   /** Whether the copy may share its room with the file, which must then find other room when it is changed. */
   mayShare: boolean;
   signal: AbortSignal;
 }
 
 export interface Halted {
-  /** How many rounds there were before the halt, and how long that took, in milliseconds. */
+  /** How many rounds there were, and for how long nobody was served in the end, in milliseconds. */
   rounds: number;
   haltMs: number;
 }
@@ -69,7 +61,7 @@ export async function copyLive(parts: SnapshotParts): Promise<Halted> {
 class Copying {
   readonly #parts: SnapshotParts;
   readonly #orders: Int32Array<SharedArrayBuffer>;
-  readonly #buffer = new Uint8Array(PIECE).fill(1); // so that its pages are there when they are needed
+  readonly #buffer = new Uint8Array(PIECE);
   #unsynced = 0;
   #shares: boolean;
 
@@ -84,7 +76,8 @@ class Copying {
     await this.#taken(0); // the end of an earlier one
     this.#parts.changes.pages.fill(0);
     this.#parts.changes.regions.fill(0);
-    await this.#order(1, "go on");
+    this.#parts.changes.kept.fill(1); // so that its pages are there when they are needed
+    await this.#order(1);
     // All are found first: to read one has the kernel read ahead, and what it has read counts as data.
     const stretches: [number, number][] = [];
     for (let data = from.nextData(start); data !== undefined && data[0] < end;) {
@@ -98,18 +91,14 @@ class Copying {
         const rest = Math.min(2 ** (round - RESTLESS - 1), MAX_REST_MS);
         Atomics.store(this.#orders, Order.rest, rest);
       }
-      if (this.#count(round) > FEW) await this.#order(round + 1, "go on");
-      else {
-        await this.#order(round + 1, "halt");
-        const start = performance.now();
-        const last = this.#keep(round);
-        const isKept = this.#release() && last !== undefined;
-        const haltMs = performance.now() - start;
-        if (isKept) {
-          this.end();
-          await this.#write(last);
-          return { rounds: round, haltMs };
-        }
+      const isLast = this.#count(round) <= FEW;
+      Atomics.store(this.#orders, Order.keep, isLast ? 1 : 0);
+      await this.#order(round + 1);
+      const kept = this.#orders[Order.kept]!;
+      if (isLast && kept !== TOO_MANY) {
+        this.end();
+        await this.#writeKept(kept);
+        return { rounds: round, haltMs: this.#orders[Order.keptUs]! / 1000 };
       }
       await this.#copyRound(round);
     }
@@ -118,34 +107,21 @@ class Copying {
 
   /** Lets the thread that serves go on without marking anything. */
   end(): void {
-    for (const order of [Order.rest, Order.round, Order.halt]) {
+    for (const order of [Order.rest, Order.keep, Order.round]) {
       Atomics.store(this.#orders, order, 0);
-      Atomics.notify(this.#orders, order);
     }
+    Atomics.notify(this.#orders, Order.round);
   }
 
-  /** Has the thread that serves begin a round, and perhaps wait then; resolves when it has. */
-  async #order(round: number, then: "go on" | "halt"): Promise<void> {
-    Atomics.store(this.#orders, Order.halt, then === "halt" ? 1 : 0);
+  /** Has the thread that serves begin a round; resolves when it has. */
+  async #order(round: number): Promise<void> {
     Atomics.store(this.#orders, Order.round, round);
     Atomics.notify(this.#orders, Order.round); // if it rests
-    // Nobody waits longer than need be once it has halted: this thread is there at once.
-    const before = Atomics.load(this.#orders, Order.taken);
-    if (then === "halt" && before !== round) {
-      Atomics.wait(this.#orders, Order.taken, before, PATIENCE_MS);
-    }
     await this.#taken(round);
   }
 
   async #taken(round: number): Promise<void> {
     while (Atomics.load(this.#orders, Order.taken) !== round) await this.#pause(LOOK_MS);
-  }
-
-  /** Whether the thread that serves has waited until now. */
-  #release(): boolean {
-    const hasWaited = Atomics.compareExchange(this.#orders, Order.halt, 1, 0) === 1;
-    Atomics.notify(this.#orders, Order.halt);
-    return hasWaited;
   }
 
   /** Runs of pages that changed last in a round, each within a region. */
@@ -174,26 +150,11 @@ class Copying {
     return pages;
   }
 
-  /** What changed in a round and is in no copy yet, in memory; undefined if that is too much. */
-  #keep(round: number): [at: number, bytes: Uint8Array<ArrayBuffer>][] | undefined {
-    const kept: [number, Uint8Array<ArrayBuffer>][] = [];
-    let used = 0;
-    for (const [first, count] of this.#runs(round)) {
-      if (used + count > MAX_LAST) return undefined;
-      const bytes = this.#buffer.subarray(used * PAGE, (used + count) * PAGE);
-      if (this.#parts.from.read(bytes, first * PAGE) !== bytes.length) {
-        throw new FileError(Errno.EIO);
-      }
-      kept.push([first * PAGE, bytes]);
-      used += count;
-    }
-    for (const [at, bytes] of this.#parts.always) kept.push([at, bytes.slice()]);
-    return kept;
-  }
-
-  async #write(pieces: readonly (readonly [at: number, bytes: Uint8Array<ArrayBuffer>])[]) {
-    for (const [i, [at, bytes]] of pieces.entries()) {
-      this.#parts.to.write(bytes, at);
+  async #writeKept(count: number): Promise<void> {
+    const { to, changes: { kept, keptPages } } = this.#parts;
+    this.#buffer.set(kept);
+    for (let i = 0; i < count; i++) {
+      to.write(this.#buffer.subarray(i * PAGE, (i + 1) * PAGE), keptPages[i]! * PAGE);
       if (i % IN_A_ROW === IN_A_ROW - 1) await this.#pause();
     }
   }

@@ -265,6 +265,11 @@ export class Heap {
     this.#reclaimer?.step(second);
   }
 
+  /** Whether whoever copies the file cannot keep up, so that a turn is to be short. */
+  get isPressed(): boolean {
+    return this.#undo?.changes?.isPressed === true;
+  }
+
   /** Whether another turn would give memory back, though there is nobody to serve. */
   get isReclaiming(): boolean {
     return this.#reclaimer !== undefined && this.#reclaimer.isBusy;

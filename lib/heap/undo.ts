@@ -25,7 +25,8 @@ import { type Arrays, int32 } from "./metadata.ts";
 /** Far more than any request can store: some 40 words for each order of the buddy and 100 for its reply. */
 const MAX_NOTES = 8192;
 const COUNT = 0;
-const HEAD_WORDS = 2;
+/** What is in front of the notes. */
+export const HEAD_WORDS = 2;
 const NOTE_WORDS = 2;
 /** In place of where a word is. */
 const SAVED = -1;

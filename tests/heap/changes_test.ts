@@ -2,7 +2,7 @@
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { HEAP_BASE, newHeapMemory, PAGE } from "../../lib/heap/heap.ts";
-import { Changes, newChangesPlace, Order } from "../../lib/heap/changes.ts";
+import { Changes, MAX_KEPT, newChangesPlace, Order, TOO_MANY } from "../../lib/heap/changes.ts";
 import { newSavedMemory, Undo } from "../../lib/heap/undo.ts";
 import { newState } from "../../lib/daemon/state.ts";
 import { METHODS } from "../../lib/protocol/wire.ts";
@@ -23,8 +23,10 @@ class Store {
 
   constructor(Marks: typeof Changes) {
     const { memory, state } = this;
-    const { heap } = state;
-    const changes = new Marks({ ...this.place, heapAt: 0, stateAt: SIZE, heap });
+    const { heap, service: { clock }, undo: { log }, tokens } = state;
+    const untold = [log.subarray(0, 2), clock, ...Object.values(tokens)];
+    const place = { ...this.place, heapAt: 0, stateAt: SIZE };
+    const changes = new Marks({ ...place, memory, heap, untold });
     const undo = new Undo(state.undo, newSavedMemory(SIZE), memory, changes);
     const release = (first: number, count: number) => {
       this.released += count;
@@ -34,11 +36,17 @@ class Store {
     this.box = new Box({ ...SIZES, size: SIZE, memory, state, undo, release });
   }
 
-  /** All of the file, but for what is copied in any case and what is only a hint. */
-  bytes(): Uint8Array {
+  /** All of the file. */
+  all(): Uint8Array<ArrayBuffer> {
     const bytes = new Uint8Array(SIZE + this.state.undo.log.buffer.byteLength);
     bytes.set(new Uint8Array(this.memory.buffer));
     bytes.set(new Uint8Array(this.state.undo.log.buffer), SIZE);
+    return bytes;
+  }
+
+  /** The same, but for what is kept in any case and what is only a hint. */
+  bytes(): Uint8Array {
+    const bytes = this.all();
     const { undo, service, tokens, heap } = this.state;
     const forgotten = [undo.log, service.clock, service.epoch, ...Object.values(tokens)];
     for (const array of [...forgotten, heap.dirtyPages]) {
@@ -112,6 +120,13 @@ function checkMarks(store: Store, seed: number, steps: number): void {
   assert(marked < 5 * changed, `seed ${seed}: ${marked} pages are marked, ${changed} have changed`);
 }
 
+function isSame(one: Uint8Array, other: Uint8Array): boolean {
+  for (let page = 0; page < one.length / PAGE; page++) {
+    if (!areEqual(one, other, page)) return false;
+  }
+  return true;
+}
+
 function areEqual(one: Uint8Array, other: Uint8Array, page: number): boolean {
   const words = (bytes: Uint8Array) => new Int32Array(bytes.buffer, page * PAGE, PAGE / 4);
   const [left, right] = [words(one), words(other)];
@@ -133,6 +148,54 @@ Deno.test("the check finds a page that is not marked", () => {
   for (const Marks of [OnlyState, OnlyHeap]) {
     assertThrows(() => checkMarks(new Store(Marks), 1, 600), Error, "is not marked");
   }
+});
+
+Deno.test("what has changed in a round is kept as it was when the next one began", () => {
+  const seed = 4;
+  const random = new Random(seed);
+  const store = new Store(Changes);
+  const { box, place: { orders, keptPages, kept } } = store;
+  const copy = store.all();
+  for (let round = 1; round < 100; round++) {
+    orders[Order.round] = round;
+    orders[Order.keep] = Number(round > 1);
+    box.heap.beginTurn(0);
+    if (round > 1) {
+      const pages = [...keptPages.subarray(0, orders[Order.kept])];
+      assertEquals(pages, pages.toSorted((a, b) => a - b));
+      pages.forEach((page, i) => copy.set(kept.slice(i * PAGE, (i + 1) * PAGE), page * PAGE));
+      assert(isSame(copy, store.all()), `seed ${seed}, round ${round}: it is not the same`);
+    }
+    for (let i = 0; i < 5; i++) {
+      const tag = 10 * round + i;
+      const data = random.bytes(1 + random.below(5000));
+      box.ask(word(tag, METHODS.malloc.opcode) + fields(random.below(3000)));
+      box.ask(
+        fields(METHODS.write.opcode, HEAP_BASE + random.below(SIZE - 5000), data.length) +
+          data.toHex(),
+      );
+      box.ask(word(tag + 5, METHODS.free.opcode) + fields(HEAP_BASE + 16 * random.below(1000)));
+    }
+  }
+});
+
+Deno.test("more pages than can be kept are told, and none is", () => {
+  const bytes = (MAX_KEPT + 1) * PAGE;
+  const place = newChangesPlace(bytes + 64 * 1024);
+  const memory = new WebAssembly.Memory({ initial: Math.ceil(bytes / 65536) });
+  const state = newState({ memory: bytes, replayCache: 1 });
+  const changes = new Changes({
+    ...{ ...place, memory, heapAt: 0, stateAt: bytes, heap: state.heap, untold: [] },
+  });
+  const { orders } = place;
+  orders[Order.round] = 1;
+  changes.beginTurn();
+  changes.heap(0, MAX_KEPT);
+  orders[Order.keep] = 1;
+  orders[Order.round] = 2;
+  changes.beginTurn();
+  assertEquals([orders[Order.taken], orders[Order.kept]], [2, TOO_MANY]);
+  assert(place.kept.every((byte) => byte === 0));
 });
 
 Deno.test("nothing is marked in no round", () => {

@@ -203,7 +203,8 @@ class Loop {
   }
 
   #tryReceive(flags: number): number {
-    const messages = this.#incoming.receive(this.#first, BATCH, flags);
+    const most = this.#service.heap.isPressed ? 1 : BATCH;
+    const messages = this.#incoming.receive(this.#first, most, flags);
     if (messages >= 0) return messages;
     if (!this.#isEmpty()) {
       this.#counters[Counter.receiveErrors]!++;
