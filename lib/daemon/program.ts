@@ -165,6 +165,7 @@ async function main(args: readonly string[]): Promise<number> {
   };
   if (values.check) {
     await Promise.all([engine.close(), http?.close()]);
+    warnOfMemory(values.memory, say);
     say({ msg: "checked", ...ready });
     return 0;
   }
@@ -214,12 +215,7 @@ async function main(args: readonly string[]): Promise<number> {
       reason: "--anyone answers whoever can reach it, unencrypted",
     });
   }
-  const limit = memoryLimit();
-  if (limit !== undefined && values.memory > limit.bytes) {
-    const [memory, bytes] = [formatSize(values.memory), formatSize(limit.bytes)];
-    const reason = `--memory ${memory} is more than the ${bytes} that this ${limit.owner} has`;
-    say({ msg: "warning", level: "warn", reason });
-  }
+  warnOfMemory(values.memory, say);
   const signal = await Promise.race([signalled, engine.failed ?? signalled])
     .catch((error) => {
       throw new StartError(
@@ -265,6 +261,15 @@ function checkNeeds(values: Values<typeof DAEMON_FLAGS>, given: readonly string[
         `--engine ${engines[0]}, or leave it out`,
       );
   }
+}
+
+/** Says so if the heap may become larger than what there is of memory. */
+function warnOfMemory(heap: number, say: Log): void {
+  const limit = memoryLimit();
+  if (limit === undefined || heap <= limit.bytes) return;
+  const [memory, bytes] = [formatSize(heap), formatSize(limit.bytes)];
+  const reason = `--memory ${memory} is more than the ${bytes} that this ${limit.owner} has`;
+  say({ msg: "warning", level: "warn", reason });
 }
 
 /** Looks through a heap file, and changes nothing in it. */

@@ -392,7 +392,7 @@ async function whyNoCgroup(): Promise<string> {
 const noCgroup = await whyNoCgroup();
 
 Deno.test({
-  name: `mallocd warns of a --memory above what its cgroup may use${noCgroup}`,
+  name: `mallocd warns of a --memory above what its cgroup may use, with --check, too${noCgroup}`,
   ignore: noCgroup !== "",
   async fn() {
     for (const [memory, warns] of [["1GiB", true], ["512MiB", false]] as const) {
@@ -403,6 +403,9 @@ Deno.test({
       const { stderr } = await daemon.stop();
       const reason = `--memory ${memory} is more than the 512MiB that this cgroup has`;
       assertEquals(stderr.includes(`msg=warning reason="${reason}"\n`), warns, stderr);
+      const checked = await run("sh", [...args, "--check"]);
+      assertEquals(checked.code, 0, checked.stderr);
+      assertEquals(checked.stderr.includes(reason), warns, checked.stderr);
     }
   },
 });
