@@ -96,7 +96,7 @@ export function moduleOf(
   }).length;
   const last = imported + bodies.length - 1;
   const { exports = [[...name("run"), 0, ...leb(last)]] } = options;
-  const middle = [4, 5, 6].flatMap((id) => id in sections ? section(id, sections[id]!) : []);
+  const middle = [4, 5, 13, 6].flatMap((id) => id in sections ? section(id, sections[id]!) : []);
   const late = [8, 9, 12].flatMap((id) => id in sections ? section(id, sections[id]!) : []);
   return new Uint8Array([
     ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],

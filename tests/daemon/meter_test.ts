@@ -37,104 +37,142 @@ const BASE_IMPORT = [...name("env"), ...name("__memory_base"), 3, I32, 0];
 const dataAt = (...offset: number[]) => vector([[0, ...offset, 0x0b, ...leb(3), 1, 2, 3]]);
 const dylink = (...subsections: number[]) => section(0, [...name("dylink.0"), ...subsections]);
 
-/** A module that is refused: what is in it, and the reason. */
-const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string]> = {
+/** A module that is refused: what is in it, the reason, and with which bytes, in hex, what is meant begins. */
+const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string, there: string]> = {
   "a function of an unknown name": [
     procedure(i32(0), { imports: [MEMORY, importFunction("abort", 3)] }),
     "it imports env.abort, which procedures do not have",
+    "03656e760561",
   ],
   "a function of another module": [
     procedure(i32(0), { imports: [[...name("wasi_snapshot_preview1"), ...name("malloc"), 0, 1]] }),
     "it imports wasi_snapshot_preview1.malloc, which procedures do not have",
+    "1677617369",
   ],
   "a function that all objects have": [
     procedure(i32(0), { imports: [importFunction("toString", 1)] }),
     "it imports env.toString, which procedures do not have",
+    "03656e760874",
   ],
   "malloc with another type": [
     procedure(i32(0), { imports: [importFunction("malloc", 0)] }),
     "it imports env.malloc as i32 i32 -> i32, not as i32 -> i32",
+    "03656e76066d",
   ],
   "a global of an unknown name": [
     procedure(i32(0), { imports: [[...name("env"), ...name("GOT"), 3, I32, 1]] }),
     "it imports env.GOT, which procedures do not have",
+    "03656e760347",
   ],
   "a base that may change": [
     procedure(i32(0), { imports: [[...name("env"), ...name("__memory_base"), 3, I32, 1]] }),
     "it imports env.__memory_base as another kind of global",
+    "03656e760d5f",
   ],
   "a memory of another name": [
     procedure(i32(0), { imports: [[...name("env"), ...name("heap"), 2, 0, 0]] }),
     "it imports env.heap, which procedures do not have",
+    "03656e760468",
   ],
   "a shared memory": [
     procedure(i32(0), { imports: [[...name("env"), ...name("memory"), 2, 3, 0, 1]] }),
     "its memory or table is shared, or of 64 bits",
+    "030001",
   ],
   "two memories": [
     procedure(i32(0), { imports: [MEMORY, MEMORY] }),
     "it has more than one memory",
+    "03656e76066d",
   ],
   "its own memory": [
     procedure(i32(0), { imports: [], sections: { 5: vector([[0, 1]]) } }),
     "it has a memory of its own",
+    "0001",
   ],
   "memory.grow": [
     procedure([...i32(0), 0x40, 0]),
     "it uses memory.grow",
+    "4000",
   ],
   "an atomic instruction": [
     procedure([...get(0), 0xfe, 0x10, 2, 0]),
     "it uses an atomic instruction",
+    "fe10",
   ],
   "a vector instruction": [
     procedure([...get(0), ...get(0), 0xfd, 15, 0xfd, 11, 0, 0, ...i32(0)]),
     "it uses a vector instruction",
+    "fd0f",
   ],
   "a tail call": [
     procedure([...get(0), ...get(1), 0x12, 0]),
     "it uses return_call",
+    "1200",
   ],
   "growing a table": [
     procedure([0xd0, 0x70, ...i32(1), 0xfc, 15, 0], { sections: { 4: vector([[0x70, 0, 1]]) } }),
     "it uses ref.null",
+    "d070",
   ],
   "filling a table": [
     procedure([...i32(0), ...i32(0), ...i32(0), 0xfc, 14, 0, 0, ...i32(0)], {
       sections: { 4: vector([[0x70, 0, 1]]) },
     }),
     "it uses table.copy",
+    "fc0e",
   ],
   "a large table": [
     procedure(i32(0), { sections: { 4: vector([[0x70, 0, ...leb(MAX_TABLE + 1)]]) } }),
     `its tables have ${MAX_TABLE + 1} elements, over ${MAX_TABLE}`,
+    "700081",
   ],
   "a table of anything": [
     procedure(i32(0), { sections: { 4: vector([[0x6f, 0, 1]]) } }),
     "it has a table that is not of functions",
+    "6f0001",
   ],
   "many locals": [
     procedure(i32(0), { locals: [[...leb(MAX_LOCALS), I64]] }),
     `it has a function with over ${MAX_LOCALS} locals`,
+    "01e807",
   ],
   "more branches than its locals allow": [
     procedure([...Array(600).fill([0x03, 0x40, 0x0b]).flat(), ...i32(0)], {
       locals: [[...leb(MAX_LOCALS - 2), I64]],
     }),
     "it has too many branches for so many locals",
+    "0340",
+  ],
+  "a type of structs": [
+    procedure(i32(0), { types: [...TYPES, [0x5f, 0]] }),
+    "it has a type that is no function's",
+    "5f00",
+  ],
+  "a type of vectors": [
+    procedure(i32(0), { types: [...TYPES, [0x60, 1, 0x7b, 0]] }),
+    "it has a type that is not i32, i64, f32 or f64",
+    "7b00",
+  ],
+  "exceptions": [
+    procedure(i32(0), { sections: { 13: vector([[0, 3]]) } }),
+    "it has exceptions",
+    "0d03",
   ],
   "two results": [
     procedure(i32(0), { types: [...TYPES, [0x60, 0, 2, I32, I32]] }),
     "it has a function with more than one result",
+    "600002",
   ],
   "a block with parameters": [
     procedure([...get(0), 0x02, 1, 0x0b]),
     "it has a block with parameters, or with a result that is no number",
+    "0201",
   ],
   "data at an address of its own": [
     procedure(i32(0), { sections: { 11: dataAt(...i32(1024)) } }),
     "it has data at an address of its own, not from env.__memory_base on: " +
     "link it as position-independent code",
+    "0041",
   ],
   "data at another base": [
     procedure(i32(0), {
@@ -143,6 +181,7 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string]>
     }),
     "it has data at an address of its own, not from env.__memory_base on: " +
     "link it as position-independent code",
+    "0023",
   ],
   "data at a product": [
     procedure(i32(0), {
@@ -150,32 +189,39 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string]>
       sections: { 11: dataAt(0x23, 0, ...i32(2), 0x6c) },
     }),
     "it has an expression that is more than a sum",
+    "6c0b",
   ],
   "a stack of its own": [
     procedure([0x23, 0, ...i32(16), 0x6b], {
       sections: { 6: vector([[I32, 1, ...i32(66560), 0x0b]]) },
     }),
     "it has a stack of its own, from 66560 down: link it as position-independent code",
+    "2300",
   ],
   "data that is aligned too much": [
     procedure(i32(0), { head: dylink(1, 4, 16, 5, 0, 0) }),
     "its data is aligned to 32 bytes, more than 16",
+    "0104",
   ],
   "another module that it needs": [
     procedure(i32(0), { head: dylink(2, 6, 1, ...name("libc")) }),
     "it needs another module, libc",
+    "0206",
   ],
   "no run": [
     procedure(i32(0), { exports: [] }),
     "it exports no function run",
+    "0a06",
   ],
   "a run of another type": [
     moduleOf([body(get(0))], { functions: [1] }),
     "its run is i32 -> i32, not i32 i32 -> i32",
+    "0a06",
   ],
   "no code": [
     new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]),
     "it has no code",
+    "",
   ],
   "a tag": [
     procedure(i32(0), {
@@ -184,6 +230,7 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string]>
       imports: [[...name("env"), ...name("tag"), 4, 0, 3]],
     }),
     "it imports env.tag, which procedures do not have",
+    "03656e760374",
   ],
   "relocations of another type": [
     moduleOf([body(get(0)), body(get(0))], {
@@ -191,23 +238,56 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string]>
       exports: [[...name("run"), 0, 1], [...name("__wasm_apply_data_relocs"), 0, 0]],
     }),
     "its __wasm_apply_data_relocs is i32 -> i32, not ->",
+    "0a0b",
   ],
 };
 
-for (const [what, [module, reason]] of Object.entries(REFUSED)) {
+for (const [what, [module, reason, there]] of Object.entries(REFUSED)) {
   Deno.test(`meter() refuses ${what}, and says where it is`, () => {
     assert(WebAssembly.validate(module), "the test's own module is not valid");
     const error = assertThrows(() => meter(module, MAP, STACK_TOP), ModuleRefused);
     assertEquals(error.message, `${reason}, at byte ${error.offset} of the module`);
-    assert(error.offset >= 8 && error.offset <= module.length, `${error.offset}`);
+    const { offset } = error;
+    assertEquals(module.subarray(offset, offset + there.length / 2).toHex(), there);
+    assert(offset >= 8 && offset <= module.length, `${offset}`);
   });
 }
 
-Deno.test("meter() names the byte at which memory.grow stands", () => {
-  const module = procedure([...i32(0), 0x40, 0]);
-  const error = assertThrows(() => meter(module, MAP, STACK_TOP), ModuleRefused);
-  assertEquals([...module.subarray(error.offset, error.offset + 2)], [0x40, 0]);
-});
+/** Instructions that are refused, behind one after which any are valid. */
+const INSTRUCTIONS: Record<string, number[]> = {
+  "return_call_indirect": [0x13, 0, 0],
+  "call_ref": [0x14, 0],
+  "select with a type": [0x1c, 1, I32],
+  "try": [0x06, 0x40, 0x0b],
+  "throw_ref": [0x0a],
+  "try_table": [0x1f, 0x40, 0, 0x0b],
+  "table.get": [0x25, 0],
+  "table.set": [0x26, 0],
+  "memory.grow": [0x40, 0],
+  "ref.null": [0xd0, 0x70],
+  "ref.is_null": [0xd1],
+  "ref.func": [0xd2, 0],
+  "an instruction of garbage collection": [0xfb, 0x1c],
+  "table.init": [0xfc, 12, 0, 0],
+  "elem.drop": [0xfc, 13, 0],
+  "table.copy": [0xfc, 14, 0, 0],
+  "table.grow": [0xfc, 15, 0],
+  "table.size": [0xfc, 16, 0],
+  "table.fill": [0xfc, 17, 0],
+};
+
+for (const [what, bytes] of Object.entries(INSTRUCTIONS)) {
+  Deno.test(`meter() refuses ${what} by its name, at the byte where it stands`, () => {
+    const [unreachable, drop] = [0x00, 0x1a];
+    const module = procedure([unreachable, ...bytes, drop, ...i32(0)], {
+      sections: { 4: vector([[0x70, 0, 1]]), 9: vector([[1, 0, 1, 0]]) },
+    });
+    assert(WebAssembly.validate(module), "the test's own module is not valid");
+    const error = assertThrows(() => meter(module, MAP, STACK_TOP), ModuleRefused);
+    assertEquals(error.message, `it uses ${what}, at byte ${error.offset} of the module`);
+    assertEquals([...module.subarray(error.offset, error.offset + bytes.length)], bytes);
+  });
+}
 
 /** Modules that are admitted, and the static data and the table that they need. */
 const ADMITTED: Record<string, [module: Uint8Array<ArrayBuffer>, data: number, table: number]> = {
