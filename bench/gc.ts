@@ -1,47 +1,73 @@
 /**
- * Counts the garbage collections of a daemon under load: it is started with V8's --trace-gc, warmed up,
- * left alone, and sent ten million requests, half of them classic, half tagged, 32 in a datagram. For each
- * engine; exit code 1 if the syscall engine, which is to make none, made any.
+ * The garbage of a daemon under load. It is started with V8's --trace-gc, and warmed up until its code is
+ * compiled. Then it is sent ten million requests, classic and tagged, and long reads, so that more than 2 GiB
+ * go out. What the thread that serves uses of its heap is asked of V8 before and after; what it has collected
+ * meanwhile is in the trace. For each engine; for the syscall engine, which is to make none, with a heap file,
+ * too, and while somebody looks at the page. Exit code 1 if it collected any.
  *
  *     deno run -P=bench bench/gc.ts [--smoke]
  */
 
-import { type Report, runLoad } from "../lib/client/load/run.ts";
+import { runLoad } from "../lib/client/load/run.ts";
 import { LibcWire } from "../lib/client/load/libc_wire.ts";
 import { parseMix, parseSizes, type Workload } from "../lib/client/load/workload.ts";
 import { Remote } from "../lib/client/remote.ts";
+import { Inspector } from "./inspector.ts";
+import { Viewer } from "./page.ts";
+import { HOST } from "./prober.ts";
 import { grouped, printTable } from "./table.ts";
 
 const ROOT = new URL("../", import.meta.url);
-const REQUESTS = Deno.args.includes("--smoke") ? 100_000 : 10_000_000;
-/** Long enough that V8 has compiled, with all it knows, whatever is used. */
-const WARM_UP_MS = 1500;
-/** Before the count begins. A thread counts time from its own start, which is less than this later. */
-const REST_MS = 1500;
-const STEP_MS = 500;
+const HEAP = 4 * 1024 ** 3;
 
-const COMMON = {
-  clients: 1,
-  mix: parseMix("read=70,write=20,malloc=5,free=5")!,
-  sizes: parseSizes("log:16-1024")!,
-  timeout: 1000,
-};
+const COMMON = { clients: 1, sizes: parseSizes("log:16-1024")!, timeout: 10_000 } as const;
+const CLASSIC = parseMix("read=70,write=20,malloc=5,free=5")!;
+const TAGGED = parseMix("read=60,write=20,malloc=5,free=5,realloc=4,cas=3,add=3")!;
 const WORKLOADS: readonly Workload[] = [
-  { ...COMMON, protocol: "classic", inFlight: 32, perDatagram: 1 },
-  { ...COMMON, protocol: "tagged", inFlight: 8, perDatagram: 32 },
+  { ...COMMON, mix: CLASSIC, protocol: "classic", inFlight: 32, perDatagram: 1 },
+  { ...COMMON, mix: TAGGED, protocol: "tagged", inFlight: 32, perDatagram: 1 },
+  { ...COMMON, mix: TAGGED, protocol: "tagged", inFlight: 8, perDatagram: 32 },
 ];
+const LONG_READS: Workload = {
+  ...{ ...COMMON, mix: parseMix("read=1")!, sizes: parseSizes("60000")! },
+  ...{ protocol: "classic", inFlight: 4, perDatagram: 1 },
+};
+/** When a step of the load has made so little, all code is compiled that it runs. */
+const WARM_BYTES = 10_000;
 
-interface Result {
+/** How much of it. */
+interface Scale {
   readonly requests: number;
-  readonly collections: number;
+  readonly longReads: number;
+  readonly stepMs: number;
+  /** Of a workload before the measurement, at the most. */
+  readonly warmUpSteps: number;
 }
 
-async function measure(engine: string): Promise<Result> {
+interface Daemon {
+  readonly engine: string;
+  readonly options?: readonly string[];
+  /** Whether somebody looks at its page. */
+  readonly isWatched?: boolean;
+}
+
+/** What the thread that serves did in a measurement. */
+interface Garbage {
+  readonly requests: number;
+  readonly collections: number;
+  /** What was collected, and what it uses more of its heap than before. */
+  readonly bytes: number;
+}
+
+async function measure(
+  { engine, options = [], isWatched = false }: Daemon,
+  { requests, longReads, stepMs, warmUpSteps }: Scale,
+): Promise<Garbage> {
   const started = performance.now();
-  await using daemon = new Deno.Command(Deno.execPath(), {
+  const daemon = new Deno.Command(Deno.execPath(), {
     args: [
-      ...["run", "--quiet", "--v8-flags=--trace-gc", "-P=daemon", "--allow-read=lib"],
-      ...["main.ts", "--port", "0", "--engine", engine],
+      ...["run", "--v8-flags=--trace-gc", `--inspect=${HOST}:0`, "-P=daemon", "main.ts"],
+      ...["--port", "0", "--engine", engine, "--memory", `${HEAP}`, ...options],
     ],
     cwd: ROOT,
     stdout: "piped",
@@ -49,59 +75,120 @@ async function measure(engine: string): Promise<Result> {
   }).spawn();
   const trace = new Response(daemon.stdout).text();
   const messages = daemon.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  const { value: ready = "" } = await messages.read();
-  const port = Number(/address=127\.0\.0\.1:(\d+)/.exec(ready)?.[1]);
-  if (Number.isNaN(port)) throw new Error(`Cannot start mallocd --engine ${engine}: ${ready}`);
-  const peer: Deno.NetAddr = { transport: "udp", hostname: "127.0.0.1", port };
-  const wire = new LibcWire(peer, COMMON.clients, false);
+  let said = "";
+  while (!said.includes("msg=ready")) {
+    const { value, done } = await messages.read();
+    if (done) throw new Error(`Cannot start mallocd --engine ${engine}: ${said}`);
+    said += value;
+  }
+  const readyMs = performance.now() - started;
+  const port = Number(/address=127\.0\.0\.1:(\d+)/.exec(said)![1]);
+  const viewer = isWatched ? new Viewer(/http=(\S+)/.exec(said)![1]!) : undefined;
+  using inspector = await Inspector.connect(/ws:\S+/.exec(said)![0]);
+  const inWorker = engine === "syscall";
+  const used = () => inspector.used(inWorker);
+  const wire = new LibcWire({ transport: "udp", hostname: HOST, port }, COMMON.clients, false);
   const terminal = { progress: () => {}, signal: new AbortController().signal };
-  const load = async (workload: Workload, ms: number): Promise<Report> => {
-    const { protocol } = workload;
-    await using remote = await Remote.connect({ server: `127.0.0.1:${port}`, protocol });
-    return await runLoad(workload, ms, { remote, wire, terminal });
+  await using remote = await Remote.connect({ server: `${HOST}:${port}` });
+  await remote.malloc(HEAP / 2); // so that no offset of the rest is a small integer
+  const step = async (workload: Workload): Promise<number> => {
+    const report = await runLoad(workload, stepMs, { remote, wire, terminal });
+    if (report.wrong > 0) throw new Error(`Cannot trust it: ${report.wrong} replies were wrong`);
+    return report.requests;
   };
 
-  for (const workload of WORKLOADS) await load(workload, WARM_UP_MS);
-  await new Promise((resolve) => setTimeout(resolve, REST_MS));
-  const begin = performance.now() - started;
-  let requests = 0;
-  for (const [i, workload] of WORKLOADS.entries()) {
-    const goal = REQUESTS * (i + 1) / WORKLOADS.length;
-    while (requests < goal) {
-      const report = await load(workload, STEP_MS);
-      if (report.wrong > 0) {
-        throw new Error(`Cannot trust the run: ${report.wrong} replies were wrong`);
-      }
-      requests += report.requests;
+  await step(LONG_READS);
+  for (const workload of WORKLOADS) {
+    let bytes = Infinity;
+    for (let i = 0; i < warmUpSteps && bytes > WARM_BYTES; i++) {
+      const before = await used();
+      await step(workload);
+      bytes = Math.abs(await used() - before);
     }
   }
+  // In the trace a thread counts time from its own start, which is before the daemon is ready.
+  const begin = performance.now() - started;
+  await new Promise((resolve) => setTimeout(resolve, readyMs));
+  const before = await used();
+  let sent = 0;
+  for (const end = sent + longReads; sent < end;) sent += await step(LONG_READS);
+  for (const workload of WORKLOADS) {
+    for (const end = sent + requests / WORKLOADS.length; sent < end;) sent += await step(workload);
+  }
+  const grown = await used() - before;
+  await viewer?.stop();
   await wire.close();
   daemon.kill("SIGTERM");
-  await messages.read();
+  while (!(await messages.read()).done);
   messages.releaseLock();
-  return { requests, collections: countCollections(await trace, begin - REST_MS / 2) };
+  const collected = collectionsOf(await trace, inWorker).filter(({ ms }) => ms >= begin);
+  const bytes = collected.reduce((sum, { bytes }) => sum + bytes, grown);
+  return { requests: sent, collections: collected.length, bytes };
 }
 
 /**
- * Lines like `[4711:0x55d0c0]     1462 ms: Scavenge 7.4 (9.5) -> 6.4 (9.5) MB, ...` from `begin` on; not
- * those with `(reduce)`, by which V8 gives memory back that an idle thread does not need.
+ * Lines like `[4711:0x55d0c0]     1462 ms: Scavenge 7.4 (9.5) -> 6.4 (9.5) MB, ...` of a thread, of which the
+ * main one collects first; not those with `(reduce)`, by which V8 gives memory back that an idle thread does
+ * not need.
  */
-function countCollections(trace: string, begin: number): number {
-  const times = trace.matchAll(
-    /^\[\d+:0x[0-9a-f]+\] +(\d+) ms: (?:Scavenge|(?:Incremental )?Mark-Compact(?! \(reduce\)))/gm,
-  );
-  return [...times].filter(([, ms]) => Number(ms) >= begin).length;
+function collectionsOf(trace: string, inWorker: boolean): { ms: number; bytes: number }[] {
+  const lines = [...trace.matchAll(
+    /^\[\d+:(\w+)\] +(\d+) ms: ([^(\d]+|.*\(reduce\) )(?:\(.*?\) )?([\d.]+) \(.*?\) -> ([\d.]+) /gm,
+  )];
+  const main = lines[0]?.[1];
+  return lines
+    .filter(([, isolate, , kind]) => (isolate !== main) === inWorker && !kind!.includes("(reduce)"))
+    .map(([, , ms, , from, to]) => ({
+      ms: Number(ms),
+      bytes: (Number(from) - Number(to)) * 1024 ** 2,
+    }));
+}
+
+async function main(scale: Scale): Promise<boolean> {
+  const directory = await Deno.makeTempDir({ prefix: "mallocd-" });
+  const daemons: Record<string, Daemon> = {
+    datagram: { engine: "datagram" },
+    syscall: { engine: "syscall" },
+    "syscall, --heap-file": {
+      engine: "syscall",
+      options: ["--heap-file", `${directory}/heap`, "--sparse"],
+    },
+    "syscall, a page open": { engine: "syscall", options: ["--http", "0"], isWatched: true },
+  };
+  const rows = [[
+    "engine",
+    "requests",
+    "collections",
+    "per million",
+    "bytes of garbage",
+    "a request",
+  ]];
+  let isClean = true;
+  try {
+    for (const [name, daemon] of Object.entries(daemons)) {
+      const { requests, collections, bytes } = await measure(daemon, scale);
+      rows.push([
+        name,
+        grouped(requests),
+        grouped(collections),
+        (collections / requests * 1e6).toFixed(1),
+        grouped(Math.round(bytes)),
+        (bytes / requests).toFixed(3),
+      ]);
+      if (daemon.engine === "syscall" && collections > 0) isClean = false;
+    }
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+  printTable(rows);
+  return isClean;
 }
 
 if (import.meta.main) {
-  const rows = [["engine", "requests", "collections", "per million"]];
-  let clean = true;
-  for (const engine of ["datagram", "syscall"]) {
-    const { requests, collections } = await measure(engine);
-    const rate = collections / requests * 1e6;
-    rows.push([engine, grouped(requests), grouped(collections), rate.toFixed(1)]);
-    if (engine === "syscall" && collections > 0) clean = false;
+  if (Deno.args.includes("--smoke")) {
+    await main({ requests: 1, longReads: 1, stepMs: 50, warmUpSteps: 1 });
+  } else {
+    const isClean = await main({ requests: 1e7, longReads: 4e4, stepMs: 2000, warmUpSteps: 8 });
+    Deno.exit(isClean ? 0 : 1);
   }
-  printTable(rows);
-  Deno.exit(clean ? 0 : 1);
 }

@@ -71,7 +71,7 @@ export async function fill({ port }: Server, blocks: number, seed = 12): Promise
 }
 
 /** Asks as the page does until it is told to stop; times are milliseconds to an answer. */
-class Viewer {
+export class Viewer {
   readonly times: number[] = [];
   #since = 0;
   #isStopped = false;
