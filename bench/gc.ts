@@ -121,6 +121,7 @@ async function measure(
   daemon.kill("SIGTERM");
   while (!(await messages.read()).done);
   messages.releaseLock();
+  await daemon.status;
   const collected = collectionsOf(await trace, inWorker).filter(({ ms }) => ms >= begin);
   const bytes = collected.reduce((sum, { bytes }) => sum + bytes, grown);
   return { requests: sent, collections: collected.length, bytes };

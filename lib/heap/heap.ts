@@ -57,6 +57,9 @@ export const PAGE = 1 << PAGE_SHIFT;
 /** Pages are counted by regions of 4 MiB, so that a large block that nobody wrote takes no time to zero. */
 const REGION_SHIFT = 10;
 
+/** So many bytes are looked through, for pages to clear or to copy, in the time that it takes to clear one. */
+const SEARCHED_PER_BYTE = 512 * 1024;
+
 /** The arrays that a heap of `size` bytes keeps, beside those of its buddy. */
 export function heapShape(size: number) {
   const pages = Math.ceil(size / PAGE);
@@ -355,7 +358,7 @@ export class Heap {
     if (refusal !== Refusal.none || span.length === 0) return refusal;
     const offset = offsetOf(span, this.base);
     this.#markDirty(pageAt(offset), pageAt(offset + span.length - 1));
-    this.#undo?.save(offset, span.length);
+    this.#undo?.save(offset | 0, high(offset), span.length | 0);
     this.#bulk.store(offset | 0, high(offset), at, span.length | 0);
     return Refusal.none;
   }
@@ -403,6 +406,10 @@ export class Heap {
   /** Moves the allocation at `grain`, of `order`, to a block of a larger one. */
   #move(span: Span, grain: number, order: number, wanted: number): Refusal {
     const used = (1 << order) * GRAIN;
+    if (used > PAGE) {
+      if (this.budget[0]! <= 0) return Refusal.overBudget;
+      this.budget[0]! -= (used / SEARCHED_PER_BYTE) | 0;
+    }
     const work = used <= PAGE ? 0 : this.#dirtyBytes(grain, used);
     if (work > this.#workPerTurn) return Refusal.outOfMemory;
     const target = this.buddy.allocate(wanted);
@@ -433,7 +440,7 @@ export class Heap {
     if (this.#io.getInt32(at) !== this.#io.getInt32(operands)) return Refusal.none;
     if (this.#io.getInt32(at + 4) !== this.#io.getInt32(operands + 4)) return Refusal.none;
     this.#markDirty(pageAt(offset), pageAt(offset));
-    this.#undo?.save(offset, WORD);
+    this.#undo?.save(offset | 0, high(offset), WORD);
     this.#bulk.store(offset | 0, high(offset), operands + WORD, WORD);
     return Refusal.none;
   }
@@ -454,7 +461,7 @@ export class Heap {
     this.#io.setUint32(at, upper + this.#io.getUint32(operand) + carry); // modulo 2^32
     this.#io.setUint32(at + 4, sum);
     this.#markDirty(pageAt(offset), pageAt(offset));
-    this.#undo?.save(offset, WORD);
+    this.#undo?.save(offset | 0, high(offset), WORD);
     this.#bulk.store(offset | 0, high(offset), at, WORD);
     this.#io.setUint32(at, upper);
     this.#io.setUint32(at + 4, lower);
@@ -506,6 +513,10 @@ export class Heap {
    */
   #zero(grain: number, skip: number, length: number, owned: boolean): boolean {
     if (length === 0) return true;
+    if (length > PAGE) {
+      if (this.budget[0]! <= 0) return false;
+      this.budget[0]! -= (length / SEARCHED_PER_BYTE) | 0;
+    }
     const offset = grain * GRAIN + skip;
     const end = offset + length;
     const last = pageAt(end - 1);
@@ -514,7 +525,7 @@ export class Heap {
       if (this.budget[0]! <= 0 && length > PAGE) return false;
       const from = Math.max(offset, page * PAGE);
       const to = Math.min(end, (page + 1) * PAGE);
-      if (owned) this.#undo?.save(from, to - from);
+      if (owned) this.#undo?.save(from | 0, high(from), (to - from) | 0);
       else this.#undo?.changes?.heap(page, page);
       this.#bulk.zero(from | 0, high(from), (to - from) | 0);
       this.budget[0]! -= to - from;

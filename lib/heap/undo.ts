@@ -18,7 +18,7 @@
  * promises nothing to anybody.
  */
 
-import { type Bulk, bulk, high } from "./bulk.ts";
+import { type Bulk, bulk } from "./bulk.ts";
 import type { Changes } from "./changes.ts";
 import { type Arrays, int32 } from "./metadata.ts";
 
@@ -96,17 +96,20 @@ export class Undo {
     changes.word(first + count - 1);
   }
 
-  /** To be called before `length` bytes at an offset of the heap are stored. */
-  save(offset: number, length: number): void {
+  /**
+   * To be called before `length` bytes at an offset of the heap are stored, which is given as bulk.ts has it:
+   * a double would be boxed.
+   */
+  save(low: number, high: number, length: number): void {
     const at = this.#end;
     const from = at + SAVED_HEAD;
     if (from + length > this.#heads.byteLength) {
       throw new Error("The undo log has no room for bytes");
     }
-    this.#heads[at >>> 2] = offset | 0;
-    this.#heads[(at >>> 2) + 1] = high(offset);
+    this.#heads[at >>> 2] = low;
+    this.#heads[(at >>> 2) + 1] = high;
     this.#heads[(at >>> 2) + 2] = length;
-    this.#bulk.load(from, offset | 0, high(offset), length | 0);
+    this.#bulk.load(from, low, high, length);
     this.#append(SAVED, at);
     this.#end = (from + length + 7) & ~7;
   }

@@ -85,7 +85,7 @@ Deno.test("Undo refuses more than it has room for, and what was done before can 
   assert(held.every((grains) => grains === 0));
   assertThrows(
     () => {
-      for (;;) undo.save(0, 4096);
+      for (;;) undo.save(0, 0, 4096);
     },
     Error,
     "no room for bytes",

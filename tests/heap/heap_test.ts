@@ -413,6 +413,26 @@ Deno.test("realloc() and malloc() keep track of what was written in a few pages 
   assertEquals(again, HEAP_BASE);
 });
 
+Deno.test("to look through a large block takes time of the turn, though there is nothing to clear or copy", () => {
+  const size = 8 * GIB;
+  const io = new WebAssembly.Memory({ initial: 1 });
+  const heap = new Heap({ memory: newHeapMemory(size), size, io, workPerTurn: 64 * KIB });
+  const half = { pointer: 0, length: size / 2 };
+  let times = 0;
+  for (; heap.malloc(half) === Refusal.none; times++) heap.free(half);
+  assertEquals(times, 8, "of a byte for each 512 KiB");
+  assertEquals(heap.malloc(half), Refusal.overBudget);
+  const page = { pointer: 0, length: PAGE };
+  assertEquals(heap.malloc(page), Refusal.none, "small ones are done");
+
+  heap.beginTurn(0);
+  assertEquals(heap.malloc(half), Refusal.none);
+  half.length = size;
+  const refusals = Array.from({ length: 8 }, () => heap.realloc(half));
+  assertEquals(refusals.slice(0, 7), Array(7).fill(Refusal.outOfMemory));
+  assertEquals(refusals[7], Refusal.overBudget);
+});
+
 Deno.test("cas() swaps only what it expects, and tells the old value", () => {
   const heap = new Harness(MIN_HEAP);
   const pointer = heap.malloc(16);

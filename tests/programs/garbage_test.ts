@@ -4,12 +4,12 @@
  * by, whatever is computed from it. The new code is slower, and what is run until there is any makes garbage.
  */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { runLoad } from "../../lib/client/load/run.ts";
 import { LibcWire } from "../../lib/client/load/libc_wire.ts";
 import { parseMix, parseSizes, type Workload } from "../../lib/client/load/workload.ts";
 import { Remote } from "../../lib/client/remote.ts";
-import { ROOT } from "./programs.ts";
+import { deno, ROOT } from "./programs.ts";
 
 const HOST = "127.0.0.1";
 const HEAP = 2 ** 33;
@@ -74,6 +74,7 @@ async function changesOf(...options: string[]): Promise<string[]> {
     daemon.kill("SIGTERM");
     while (!(await messages.read()).done);
     messages.releaseLock();
+    await daemon.status;
   }
   const changes = [...(await trace).matchAll(CHANGE)]
     .filter(([, field, , file]) => SERVING.includes(file!) && !DOUBLES.includes(field!))
@@ -92,3 +93,78 @@ for (const name of ["in memory", "in a file"]) {
     }
   });
 }
+
+/**
+ * Runs code that calls gc() twice; the result is what V8 collected in between. It tells by its trace, in
+ * which a collection that was asked for is "testing". Nothing else may be printed: it would come first.
+ * Three times at the most, until there is nothing: V8 compiles in other threads, and where these had no
+ * processor, code was not warmed up.
+ */
+async function collectionsWithin(code: string): Promise<string[]> {
+  const quiet = `console.log = () => {}; ${code}`;
+  for (let tries = 3;; tries--) {
+    const trace = await deno("eval", "-q", "--v8-flags=--trace-gc,--expose-gc", quiet);
+    const lines = trace.trim().split("\n");
+    const first = lines.findIndex((line) => line.includes("testing"));
+    const last = lines.findLastIndex((line) => line.includes("testing"));
+    assert(first !== -1 && first < last, trace);
+    const collections = lines.slice(first + 1, last);
+    if (collections.length === 0 || tries === 1) return collections;
+  }
+}
+
+const at = (path: string) => new URL(path, ROOT).href;
+
+Deno.test("bench/service.ts makes no garbage while it measures", async () => {
+  const code = `const { main } = await import("${
+    at("bench/service.ts")
+  }"); main(200_000, 500_000);`;
+  assertEquals(await collectionsWithin(code), []);
+});
+
+Deno.test("what is stored far up in a heap makes no garbage when it can be undone", async () => {
+  const code = `
+    const { Heap, HEAP_BASE, newHeapMemory } = await import("${at("lib/heap/heap.ts")}");
+    const { allocate } = await import("${at("lib/heap/metadata.ts")}");
+    const { buddyShape } = await import("${at("lib/heap/buddy.ts")}");
+    const { heapShape } = await import("${at("lib/heap/heap.ts")}");
+    const { newSavedMemory, Undo, undoShape } = await import("${at("lib/heap/undo.ts")}");
+    const size = 3 * 1024 ** 3;
+    const shapes = { undo: undoShape(), buddy: buddyShape(size / 16), heap: heapShape(size) };
+    const state = allocate(shapes);
+    const memory = newHeapMemory(size);
+    const undo = new Undo(state.undo, newSavedMemory(2 ** 20), memory);
+    const io = new WebAssembly.Memory({ initial: 1 });
+    const heap = new Heap({ memory, size, io, state, undo });
+    const span = { pointer: 0, length: 64 };
+    const store = (times) => {
+      for (let i = 0; i < times; i++) {
+        span.pointer = HEAP_BASE + size - 64 * (1 + (i & 1023));
+        span.length = 64;
+        heap.write(span, 0);
+        heap.add(span, 0, 128);
+        heap.cas(span, 0, 128);
+        undo.commit();
+      }
+    };
+    store(500_000);
+    gc();
+    store(200_000);
+    gc();
+  `;
+  assertEquals(await collectionsWithin(code), []);
+});
+
+Deno.test("a million calls of procedures make no garbage", async () => {
+  const code = `const { serveCalls } = await import("${
+    at("bench/procedure.ts")
+  }"); serveCalls(1e6, 1e6);`;
+  assertEquals(await collectionsWithin(code), []);
+});
+
+Deno.test("the check for garbage finds a few bytes a request", async () => {
+  const code = "gc(); const kept = []; " +
+    "for (let i = 0; i < 200_000; i++) kept[i & 15] = [i]; gc();";
+  const collections = await collectionsWithin(code);
+  assert(collections.length > 0);
+});

@@ -281,7 +281,7 @@ Deno.test("a heap file of 16 GiB gives back what is beyond 4 GiB, and a write th
     first.box.ask(write(far, "0102030405"));
     first.box.ask(malloc(1, 8 * 1024 ** 3));
     const { memory, undo } = mapHeap(first.file.place, first.file.state);
-    undo.save(9 * 1024 ** 3, 5);
+    undo.save(1024 ** 3, 2, 5);
     new Uint8Array(memory.buffer, 9 * 1024 ** 3, 5).fill(9);
     first.file.close();
     const { file, box } = start(path, options);

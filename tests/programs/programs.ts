@@ -341,3 +341,12 @@ export async function whyNoPackages(path: string): Promise<string> {
   }).output();
   return success ? "" : " (skipped: its packages are not here; `make bench` fetches them)";
 }
+
+/** What Deno prints to standard output when it is run in the source tree with these arguments. */
+export async function deno(...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, cwd: ROOT })
+    .output();
+  const decoder = new TextDecoder();
+  if (!success) throw new Error(`deno ${args.join(" ")}: ${decoder.decode(stderr)}`);
+  return decoder.decode(stdout);
+}
