@@ -414,7 +414,14 @@ export class Remote implements AsyncDisposable {
 
   async #finish(method: "sync" | "snapshot", options: CallOptions, end: number): Promise<void> {
     for (let number = 0n;;) {
-      const body = await this.#call(method, [number], options);
+      const body = await this.#call(method, [number], options).catch((error) => {
+        if (error.errno !== "ENOSYS" || this.protocol === "classic") throw error;
+        throw new RefusedError(
+          `${method}()`,
+          "ENOSYS",
+          "the daemon has no heap file (mallocd --heap-file PATH)",
+        );
+      });
       number = asBigInt(body);
       if (asBigInt(body, FIELD) >= number) return;
       if (performance.now() > end) {

@@ -32,7 +32,7 @@
  */
 
 import type { Counters } from "./counters.ts";
-import { type Arrays, int32, standAlone } from "../heap/metadata.ts";
+import { type Arrays, type Fault, faultAt, int32, standAlone } from "../heap/metadata.ts";
 import type { Undo } from "../heap/undo.ts";
 import { Counter } from "./counters.ts";
 import { FIELD, Flag, REPLY_HEAD, type Request } from "../protocol/wire.ts";
@@ -251,7 +251,7 @@ export class DuplicateRequestCache {
   }
 
   /** What does not agree with the rest, if anything does not. It looks at all of it, and makes garbage. */
-  findFault(): string | undefined {
+  findFault(): Fault | undefined {
     const [UNLISTED, FREE, HELD, CHAINED] = [0, 1, 2, 3];
     const entries = this.#entries + 1;
     const isEntry = (link: number) => link > 0 && link <= entries;
@@ -260,13 +260,15 @@ export class DuplicateRequestCache {
     for (let account = 0; account < ACCOUNTS; account++) {
       let [count, last] = [0, 0];
       for (let link = this.#oldest[account]!; link !== 0; count++) {
-        if (!isEntry(link) || found[link - 1] !== UNLISTED) return `account ${account} has a loop`;
+        if (!isEntry(link) || found[link - 1] !== UNLISTED) {
+          return faultAt(`account ${account} has a loop`, this.#oldest, account);
+        }
         found[link - 1] = HELD;
         last = link;
         link = this.#words[(link - 1) * ENTRY_WORDS + NEWER]!;
       }
       if (count !== this.#held[account] || last !== this.#newest[account]) {
-        return `account ${account} does not hold what it says`;
+        return faultAt(`account ${account} does not hold what it says`, this.#held, account);
       }
       if (count > 0) accounts++;
       held += count;
@@ -274,50 +276,81 @@ export class DuplicateRequestCache {
     }
     const figures = this.#figures;
     if (figures[Figure.accounts] !== accounts || figures[Figure.held] !== held) {
-      return "the accounts are not as many as they are said to be";
+      return faultAt(
+        "the accounts are not as many as they are said to be",
+        figures,
+        Figure.accounts,
+      );
     }
-    if (held === entries) return "more replies are remembered than there is room for";
+    if (held === entries) {
+      return faultAt("more replies are remembered than there is room for", figures, Figure.held);
+    }
     if (figures[Figure.most] !== most) {
-      return "the longest account is not as long as it is said to be";
+      return faultAt(
+        "the longest account is not as long as it is said to be",
+        figures,
+        Figure.most,
+      );
     }
     for (let link = figures[Figure.free]!; link !== 0;) {
-      if (!isEntry(link) || found[link - 1] !== UNLISTED) return `entry ${link} is free and is not`;
+      if (!isEntry(link) || found[link - 1] !== UNLISTED) {
+        return faultAt(`entry ${link} is free and is not`, figures, Figure.free);
+      }
       found[link - 1] = FREE;
       link = this.#words[(link - 1) * ENTRY_WORDS + NEWER]!;
     }
     const spare = figures[Figure.spare]!;
-    if (!isEntry(spare + 1) || found[spare] !== UNLISTED) return "the spare entry is not spare";
+    if (!isEntry(spare + 1) || found[spare] !== UNLISTED) {
+      return faultAt("the spare entry is not spare", figures, Figure.spare);
+    }
     found[spare] = FREE;
     const used = figures[Figure.used]!;
     const lost = found.findIndex((state, entry) => (state === UNLISTED) === entry <= used);
-    if (lost >= 0) return `entry ${lost + 1} is in no list, or was never used`;
+    if (lost >= 0) {
+      return faultAt(
+        `entry ${lost + 1} is in no list, or was never used`,
+        this.#words,
+        lost * ENTRY_WORDS,
+      );
+    }
     for (let chain = 0; chain < this.#chains.length; chain++) {
       for (let link = this.#chains[chain]!; link !== 0;) {
-        if (!isEntry(link) || found[link - 1] !== HELD) return `chain ${chain} has a loop`;
+        if (!isEntry(link) || found[link - 1] !== HELD) {
+          return faultAt(`chain ${chain} has a loop`, this.#chains, chain);
+        }
         found[link - 1] = CHAINED;
         const hash = this.#links[(link - 1) * LINK_WORDS + HASH]!;
         if (this.#chain(hash) !== chain || hash !== this.#hashOf(link - 1)) {
-          return `entry ${link} has another's hash`;
+          return faultAt(
+            `entry ${link} has another's hash`,
+            this.#links,
+            (link - 1) * LINK_WORDS + HASH,
+          );
         }
         link = this.#links[(link - 1) * LINK_WORDS + OLDER]!;
       }
     }
-    if (found.includes(HELD)) return `entry ${found.indexOf(HELD) + 1} is in no chain`;
+    const unchained = found.indexOf(HELD);
+    if (unchained >= 0) {
+      return faultAt(`entry ${unchained + 1} is in no chain`, this.#words, unchained * ENTRY_WORDS);
+    }
     return this.#findHolderFault(accounts);
   }
 
-  #findHolderFault(accounts: number): string | undefined {
+  #findHolderFault(accounts: number): Fault | undefined {
     let listed = 0;
     for (let held = 0; held <= this.#entries; held++) { // nobody is in the first list
       for (let before = 0, link = this.#holders[held]!; link !== 0;) {
         const account = link - 1;
         const isRight = this.#held[account] === held && this.#previousHolder[account] === before;
-        if (!isRight || ++listed > accounts) return `account ${account} is in another's list`;
+        if (!isRight || ++listed > accounts) {
+          return faultAt(`account ${account} is in another's list`, this.#held, account);
+        }
         before = link;
         link = this.#nextHolder[account]!;
       }
     }
-    return listed === accounts ? undefined : "an account is in no list";
+    return listed === accounts ? undefined : faultAt("an account is in no list", this.#holders, 0);
   }
 
   /** The hash of the source and the tag of an entry. */
@@ -330,12 +363,13 @@ export class DuplicateRequestCache {
   }
 
   /** Of every reply that is remembered: the method that it answers, and its body as 64 bits. */
-  *replies(): Generator<[opcode: number, body: bigint]> {
+  *replies(): Generator<[opcode: number, body: bigint, at: number]> {
     for (let link of this.#chains) {
       for (; link !== 0; link = this.#links[(link - 1) * LINK_WORDS + OLDER]!) {
         const at = (link - 1) * ENTRY_WORDS;
         const [high, low] = [this.#words[at + BODY]! >>> 0, this.#words[at + BODY + 1]! >>> 0];
-        yield [this.#words[at + WORD]! & 0xff, BigInt(high) << 32n | BigInt(low)];
+        const body = BigInt(high) << 32n | BigInt(low);
+        yield [this.#words[at + WORD]! & 0xff, body, this.#words.byteOffset + 4 * (at + BODY)];
       }
     }
   }

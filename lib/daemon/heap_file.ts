@@ -23,8 +23,8 @@ import { copyLive, type Halted } from "./snapshot.ts";
 import { Buddy } from "../heap/buddy.ts";
 import { Changes, type ChangesPlace, newChangesPlace } from "../heap/changes.ts";
 import { GRAIN, Heap, newHeapMemory } from "../heap/heap.ts";
-import { memoryBytes } from "../heap/metadata.ts";
-import { HEAD_WORDS, newSavedMemory, Undo } from "../heap/undo.ts";
+import { faultAt, memoryBytes } from "../heap/metadata.ts";
+import { findLogFault, HEAD_WORDS, newSavedMemory, Undo } from "../heap/undo.ts";
 import { formatSize } from "../cli/sizes.ts";
 import { Errno } from "../system/libc.ts";
 import { File, FileError, readShort, rename, statusOf, unlink } from "../system/file.ts";
@@ -137,6 +137,8 @@ export class HeapFile {
   #header: Header;
   /** Whether there was nothing in it, or no file at all. */
   readonly #was: Was;
+  /** Whether something that was stored could not be brought to the disk. */
+  #isLost = false;
   /** Where the state of a snapshot is looked at: one memory, or each would hold its file until it is collected. */
   #copy: State | undefined;
 
@@ -190,6 +192,8 @@ export class HeapFile {
       setSize(path, file, endOf(header), sparse);
       const opened = new HeapFile({ path, file, header, state: newState(options), was, sparse });
       opened.#mapState("shared");
+      const fault = opened.#hasChanged() ? CHANGED : opened.#findLogFault();
+      if (fault !== undefined) throw damaged(path, fault);
       return opened;
     } catch (error) {
       discard(path, file, was);
@@ -213,21 +217,41 @@ export class HeapFile {
       const looked = new HeapFile({ path, file, header, state, was: "heap", sparse: true });
       if (header.condition === Condition.made) return { memory, fault: undefined };
       looked.#mapState("private");
-      return { memory, fault: looked.findFault(options) };
+      return { memory, fault: looked.findFault(options) ?? looked.#findChange() };
     } finally {
       file.close();
     }
   }
 
-  /** Maps the state. Throws HeapFileError if it is not what it was when the file was closed. */
   #mapState(how: "shared" | "private"): void {
-    const { stateAt, state: bytes, condition, digest: closed } = this.#header;
+    const { stateAt, state: bytes } = this.#header;
     const { log } = this.state.undo;
     this.#file.map(log.buffer, Number(stateAt), Number(bytes), how);
     this.#file.readNothingAhead(log.buffer);
-    if (condition !== Condition.clean) return;
-    if (digest(this.#file, this.#header, this.state) === closed) return;
-    throw damaged(this.path, "what it knows about the heap has changed since it was closed");
+  }
+
+  /** Whether the state is not what it was when the file was closed. */
+  #hasChanged(): boolean {
+    return this.isClean && digest(this.#file, this.#header, this.state) !== this.#header.digest;
+  }
+
+  /** The same, in words. */
+  #findChange(): string | undefined {
+    if (!this.#hasChanged()) return undefined;
+    const { stateAt, state: bytes } = this.#header;
+    return `${CHANGED}, somewhere from byte ${stateAt} to ${stateAt + bytes} of the file`;
+  }
+
+  /** What could not be undone of what was half done. */
+  #findLogFault(): string | undefined {
+    const { heap, saved: bytes, savedAt, stateAt } = this.#header;
+    const saved = newSavedMemory(SAVED);
+    this.#file.map(saved.buffer, Number(savedAt), Number(bytes), "private");
+    const { log } = this.state.undo;
+    const fault = this.isClean && log[0] !== 0
+      ? faultAt("something is half done, and the file was closed", log, 0)
+      : findLogFault(this.state.undo, saved, Number(heap));
+    return fault && `${fault.what}, at byte ${Number(stateAt) + fault.at} of the file`;
   }
 
   get place(): HeapPlace {
@@ -252,6 +276,8 @@ export class HeapFile {
 
   /** The first thing in it that does not agree with the rest, in words. Looks at a copy; changes nothing. */
   findFault(options: StateOptions): string | undefined {
+    const logFault = this.#findLogFault();
+    if (logFault !== undefined) return logFault;
     const { state: bytes, stateAt, heap, heapAt, former, formerAt } = this.#header;
     const copy = newState(options);
     this.#file.map(copy.undo.log.buffer, Number(stateAt), Number(bytes), "private");
@@ -263,18 +289,26 @@ export class HeapFile {
     }
     const io = new WebAssembly.Memory({ initial: 1 });
     new Heap({ memory, size, io, state: copy, undo }); // undoes what was half done
-    return findFault(options, copy, memory, stretches(this.#file, at, size));
+    return findFault(options, copy, memory, stretches(this.#file, at, size), {
+      heapAt: at,
+      stateAt: Number(stateAt),
+    });
   }
 
-  /** Notes, on the disk, that it is in use, before anything is changed in it. */
+  /** Notes, on the disk, that it is in use, before anything is changed in it. Throws HeapFileError. */
   begin(): void {
     const { inode, device } = this.#file.status();
     const [bootHigh, bootLow] = bootId();
     const condition = Condition.inUse;
     this.#header = { ...this.#header, condition, bootHigh, bootLow, inode, device, digest: 0n };
-    writeHeader(this.#file, this.#header);
-    this.#file.write(new Uint8Array(BigUint64Array.of(BigInt(Deno.pid)).buffer), HOLDER_AT);
-    this.#file.sync();
+    try {
+      writeHeader(this.#file, this.#header);
+      this.#file.write(new Uint8Array(BigUint64Array.of(BigInt(Deno.pid)).buffer), HOLDER_AT);
+      this.#file.sync();
+    } catch (error) {
+      if (!(error instanceof FileError)) throw error;
+      throw new HeapFileError(`${this.path} cannot be written: ${error.message}`, "another disk");
+    }
   }
 
   /** Bytes of it that are not on the disk; undefined if the kernel does not tell. */
@@ -282,9 +316,13 @@ export class HeapFile {
     return this.#file.unwritten();
   }
 
-  /** Resolves when all that was stored before is on the disk, to whether it is. */
-  sync(): Promise<boolean> {
-    return this.#file.syncMeanwhile();
+  /**
+   * Resolves when all that was stored before is on the disk, to whether it is. Once it was not, it never is
+   * again: the kernel tells once of what it could not write, and then takes it for written.
+   */
+  async sync(): Promise<boolean> {
+    if (!await this.#file.syncMeanwhile()) this.#isLost = true;
+    return !this.#isLost;
   }
 
   /** Where the copies go that `snapshot` makes. */
@@ -324,6 +362,8 @@ export class HeapFile {
       to.map(copy.undo.log.buffer, stateAt, Number(header.state), "private");
       header.condition = Condition.clean;
       header.digest = digest(to, header, copy);
+      // The header comes after all else is on the disk: without it, it is no heap file.
+      if (!await to.syncMeanwhile()) throw new FileError(Errno.EIO);
       writeHeader(to, header);
       if (!await to.syncMeanwhile()) throw new FileError(Errno.EIO);
       requireReplaceable(path);
@@ -502,6 +542,7 @@ function readHeader(path: string, file: File, options: StateOptions): Header {
   return header;
 }
 
+const CHANGED = "what it knows about the heap has changed since it was closed";
 const ANOTHER = "another --heap-file, or remove this one and what it holds";
 
 function damaged(path: string, what: string): HeapFileError {
@@ -656,7 +697,7 @@ function grow(
   file.map(former.undo.log.buffer, Number(header.stateAt), Number(header.state), "private");
   file.readNothingAhead(former.undo.log.buffer);
   if (digest(file, header, former) !== header.digest) {
-    throw damaged(path, "what it knows about the heap has changed since it was closed");
+    throw damaged(path, CHANGED);
   }
   const larger = newHeader(options);
   const stateAt = Math.max(Number(larger.stateAt), Number(header.stateAt + header.state));

@@ -117,7 +117,11 @@ async function main(args: readonly string[]): Promise<number> {
     return totals(counters);
   };
   surviveSignals(() => say({ msg: "totals", ...counts() }));
-  file?.begin();
+  try {
+    file?.begin();
+  } catch (error) {
+    throw fileError(error);
+  }
   const options: EngineOptions = {
     ...sizes,
     heapPlace: file?.place,
@@ -186,13 +190,11 @@ async function main(args: readonly string[]): Promise<number> {
   };
   tick();
   const ticking = setInterval(tick, TICK_MS);
-  const tellSyncs = (failing: boolean) =>
-    say(failing ? { msg: "not synced", level: "error" } : { msg: "synced again" });
   const syncing = file && new Chore(
     async () => await file.sync() ? 0 : Errno.EIO,
     state.service.sync,
     values.sync,
-    tellSyncs,
+    () => say({ msg: "not synced", level: "error", file: file.path }),
   );
   const snapshots = file && new Chore(
     (signal) => snapshot(file, sizes, signal, say),
@@ -231,9 +233,9 @@ async function main(args: readonly string[]): Promise<number> {
     new Promise<boolean>((resolve) => setTimeout(resolve, CLOSE_MS, false)),
   ]);
   await snapshots?.end(); // at most a piece of one: it is given up
-  if (file !== undefined) await endFile(file, isClosed, say, notify);
+  const isKept = file === undefined || await endFile(file, isClosed, say, notify);
   say({ msg: "stopped", signal, ...counts() });
-  return 0;
+  return isKept ? 0 : 1;
 }
 
 /** What is said, be it by a variable, and would be ignored is told. Throws UsageError. */
@@ -346,9 +348,14 @@ async function snapshot(
 
 /**
  * Brings all of it to the disk. If that takes its time, what is left and about how long that will be are
- * told again and again; a second signal ends the waiting.
+ * told again and again; a second signal ends the waiting. Resolves to false if the disk has failed.
  */
-async function endFile(file: HeapFile, isClosed: boolean, say: Log, notify: Notify): Promise<void> {
+async function endFile(
+  file: HeapFile,
+  isClosed: boolean,
+  say: Log,
+  notify: Notify,
+): Promise<boolean> {
   const [start, before] = [performance.now(), file.unwritten()];
   const telling = setInterval(() => {
     const left = file.unwritten();
@@ -365,9 +372,11 @@ async function endFile(file: HeapFile, isClosed: boolean, say: Log, notify: Noti
     notify(`EXTEND_TIMEOUT_USEC=${EXTENSION_MS * 1000}`);
   }, SYNCING_MS);
   const impatient = nextSignal();
-  const isSynced = await Promise.race([file.sync(), impatient.then(() => false)]);
+  const isSynced = await Promise.race([file.sync(), impatient.then(() => undefined)]);
   clearInterval(telling);
+  if (isSynced === false) say({ msg: "not synced", level: "error", file: file.path });
   if (isSynced && isClosed) file.end(); // else the next daemon finds it as if this one had been killed
+  return isSynced !== false;
 }
 
 /** What goes on, in a line for the service manager. */

@@ -62,12 +62,13 @@ function bitsIn(word: number): number {
 }
 
 /** Where single numbers are kept, in an array that other threads can read. */
-const Figure = {
+export const BuddyFigure = {
   /** 1 when the first free blocks are there. */
   seeded: 0,
   /** One past the highest grain that was ever part of a live block. */
   highWater: 1,
 } as const;
+const Figure = BuddyFigure;
 
 /** Where the bits of each order lie, which follows from the number of grains alone. */
 class Geometry {

@@ -78,6 +78,21 @@ export function allocate<const S extends Readonly<Record<string, Shape>>>(shapes
   return { ...take(memory.buffer as unknown as SharedArrayBuffer, shapes), memory };
 }
 
+/** What does not agree with the rest, and where that is: bytes from the beginning of its memory. */
+export interface Fault {
+  what: string;
+  at: number;
+}
+
+/** A fault at an element of an array. */
+export function faultAt(
+  what: string,
+  array: ArrayBufferView & { readonly BYTES_PER_ELEMENT: number },
+  index: number,
+): Fault {
+  return { what, at: array.byteOffset + index * array.BYTES_PER_ELEMENT };
+}
+
 /** The arrays of one owner that nobody else looks at. */
 export function standAlone<const S extends Shape>(shape: S): Arrays<S> {
   return take(new SharedArrayBuffer(bytesOf([shape])), { shape }).shape;

@@ -20,7 +20,7 @@
 
 import { type Bulk, bulk } from "./bulk.ts";
 import type { Changes } from "./changes.ts";
-import { type Arrays, int32 } from "./metadata.ts";
+import { type Arrays, type Fault, faultAt, int32 } from "./metadata.ts";
 
 /** Far more than any request can store: some 40 words for each order of the buddy and 100 for its reply. */
 const MAX_NOTES = 8192;
@@ -44,6 +44,39 @@ export function newSavedMemory(bytes: number): WebAssembly.Memory {
   const pieces = bytes / 4096 + 16;
   const pages = Math.ceil((bytes + pieces * (SAVED_HEAD + 8)) / WASM_PAGE);
   return new WebAssembly.Memory({ initial: pages, maximum: pages });
+}
+
+/**
+ * What could not be put back of what is in a log, because it is not what anybody has noted; undefined if all
+ * can be. The heap has so many bytes.
+ */
+export function findLogFault(
+  { log }: Arrays<ReturnType<typeof undoShape>>,
+  saved: WebAssembly.Memory,
+  heap: number,
+): Fault | undefined {
+  const words = log.buffer.byteLength / 4;
+  const heads = new Int32Array(saved.buffer);
+  const count = log[COUNT]!;
+  if (count < 0 || count > MAX_NOTES) return faultAt(`the undo log has ${count} notes`, log, COUNT);
+  for (let i = 0; i < count; i++) {
+    const note = HEAD_WORDS + NOTE_WORDS * i;
+    const [at, old] = [log[note]!, log[note + 1]!];
+    const isWord = at >= 0 && at < words;
+    if (isWord || at === SAVED && isPiece(heads, old, heap)) continue;
+    return faultAt(`note ${i} of the undo log is of nothing that there is`, log, note);
+  }
+  return undefined;
+}
+
+/** Whether there is a copy at a place among what was saved, of bytes that the heap has. */
+function isPiece(heads: Int32Array, at: number, heap: number): boolean {
+  const room = heads.byteLength - SAVED_HEAD - at;
+  if (at < 0 || at % 8 !== 0 || room < 0) return false;
+  const head = at >>> 2;
+  const offset = heads[head + 1]! * 2 ** 32 + (heads[head]! >>> 0);
+  const length = heads[head + 2]!;
+  return offset >= 0 && length >= 0 && length <= room && offset + length <= heap;
 }
 
 export class Undo {

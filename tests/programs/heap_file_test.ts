@@ -139,6 +139,73 @@ Deno.test("findFault() finds none in what a killed daemon leaves, and every bit 
   });
 });
 
+Deno.test("HeapFile.audit() names the first fault of a file that was closed, and where it is", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    const options = { ...OPTIONS, quota: SIZE };
+    const { file, box } = start(path, options);
+    for (let i = 0; i < 20; i++) box.ask(malloc(i + 1, 100 * i));
+    const { stateAt } = file.place;
+    const { buddy, cache, quota, undo, heap } = file.state;
+    file.end();
+    const closed = await Deno.readFile(path);
+    const arrays = { ...buddy, held: cache.held, chains: cache.chains, holds: quota.held };
+    const faults: [ArrayBufferView & { BYTES_PER_ELEMENT: number }, number, RegExp][] = [
+      [buddy.blocksInUse, 3, /^blocksInUse\[3\] is \d+, and not \d+$/],
+      [buddy.free, 0, /^free\[0\] is \d+, and not \d+$/],
+      [quota.held, 5, /^an address holds \d+ bytes, and not 0$/],
+      [undo.log, 0, /^something is half done, and the file was closed$/],
+      [heap.dirty, 200, /^what it knows about the heap has changed since it was closed, somewhere/],
+      [arrays.chains, 7, /^chain 7 has a loop|^entry \d+ has another's hash$/],
+    ];
+    for (const [array, index, what] of faults) {
+      const spoiled = closed.slice();
+      const at = stateAt + array.byteOffset + index * array.BYTES_PER_ELEMENT;
+      spoiled[at]! ^= 0x40;
+      await Deno.writeFile(path, spoiled);
+      const { fault } = HeapFile.audit(path);
+      assertMatch(fault?.replace(/, at byte \d+ of the file$/, "") ?? "", what);
+      if (!/somewhere/.test(fault!)) {
+        const told = Number(/at byte (\d+) of the file$/.exec(fault!)?.[1]);
+        assert(
+          told > at - 4096 && told <= at + 8 || /half done|entry/.test(fault!),
+          `${fault}: ${at}`,
+        );
+      }
+      assertEquals(await Deno.readFile(path), spoiled);
+      await refuse(path, /has changed since it was closed/, options);
+    }
+  });
+});
+
+Deno.test("HeapFile refuses an undo log that nobody has written, and does not crash on it", async () => {
+  await withFolder(async (folder) => {
+    const path = `${folder}/heap`;
+    leave(path, "killed");
+    const looked = HeapFile.open(path, OPTIONS, { sparse: true });
+    const at = looked.place.stateAt + looked.state.undo.log.byteOffset;
+    looked.close();
+    const killed = await Deno.readFile(path);
+    const logs: [number[], RegExp][] = [
+      [[-1], /the undo log has -1 notes, at byte \d+ of the file/],
+      [[2 ** 30], /the undo log has 1073741824 notes/],
+      [[1, 0, 2 ** 30, 0], /note 0 of the undo log is of nothing that there is/],
+      [[2, 0, 5, killed[at]!, -1, 2 ** 30], /note 1 of the undo log/],
+      [[1, 0, -1, 4], /note 0 of the undo log/],
+      [[1, 0, -2, 0], /note 0 of the undo log/],
+    ];
+    for (const [words, reason] of logs) {
+      const spoiled = killed.slice();
+      new Int32Array(spoiled.buffer).set(words, at / 4);
+      await Deno.writeFile(path, spoiled.subarray(0, 0));
+      using content = await Deno.open(path, { write: true }); // the same file, and not a copy
+      await content.write(spoiled);
+      await refuse(path, reason);
+      assertMatch(HeapFile.audit(path).fault ?? "", reason);
+    }
+  });
+});
+
 Deno.test("a heap file grows to a larger --memory, and all in it stays where it is", async () => {
   await withFolder(async (folder) => {
     const path = `${folder}/heap`;
@@ -352,7 +419,7 @@ Deno.test("mallocd audit and --verify say what is wrong with a file", async () =
     assertEquals(code, 1);
     assertMatch(
       stderr,
-      /heap is damaged: blocksInUse\[3\] is \d+, and not \d+, at \d+ of the state/,
+      /heap is damaged: blocksInUse\[3\] is \d+, and not \d+, at byte \d+ of the file/,
     );
     const verified = ["--port", "0", "--heap-file", path, "--memory", "1MiB", "--verify"];
     assertEquals(await run(MALLOCD, verified), { code, stdout: "", stderr });
@@ -402,7 +469,7 @@ Deno.test("mallocd-client sync waits for the disk, and says so where there is no
     await using other = await Mallocd.start(["--memory", "1MiB"]);
     const { code, stderr } = await other.client("sync");
     assertEquals(code, 1);
-    assertMatch(stderr, /not supported by this daemon/);
+    assertMatch(stderr, /the daemon has no heap file \(mallocd --heap-file PATH\)/);
   });
 });
 

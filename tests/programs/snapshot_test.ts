@@ -135,7 +135,7 @@ Deno.test("a snapshot that cannot be made is refused, the log says why, and the 
   await using without = await Mallocd.start(SIZE);
   assertEquals(
     await without.client("snapshot"),
-    failed("snapshot(0): not supported by this daemon"),
+    failed("snapshot(): the daemon has no heap file (mallocd --heap-file PATH)"),
   );
   await withFolder(async (folder) => {
     const path = `${folder}/heap`;
