@@ -7,15 +7,22 @@ export function bashCompletion({ name, flags, commands = {} }: Program): string 
   const all = [flags, ...Object.values(commands).map(({ flags = {} }) => flags)]
     .flatMap((table) => Object.entries<Flag<unknown>>(table));
   const valued = all.filter(([, { placeholder }]) => placeholder !== undefined);
-  const free = valued.filter(([, { choices }]) => choices === undefined);
-  const pattern = (flags: typeof all) => flags.map(([flag]) => `--${flag}`).join(" | ");
+  const files = valued.filter(([, { placeholder }]) => isFile(placeholder));
+  const free = valued.filter(([, { choices, placeholder }]) =>
+    choices === undefined && !isFile(placeholder)
+  );
+  const pattern = (flags: typeof all) =>
+    flags.flatMap(([flag, { short }]) => [...short === undefined ? [] : [`-${short}`], `--${flag}`])
+      .join(" | ");
 
   const choicesOfFlags = all.flatMap(([flag, { choices }]) =>
     choices === undefined ? [] : [`    --${flag}) choices='${choices.join(" ")}' ;;\n`]
   );
-  const choicesOfCommands = Object.entries(commands).flatMap(([command, { flags }]) =>
-    flags === undefined ? [] : [`    ${command}) choices+=' ${options(flags)}' ;;\n`]
-  );
+  const choicesOfCommands = Object.entries(commands).flatMap(([command, { words, flags }]) => [
+    ...flags === undefined ? [] : [`    ${command}) choices+=' ${options(flags)}' ;;\n`],
+    ...isFile(words) ? [`    ${command}) [[ $word == -* ]] || files=1 ;;\n`] : [],
+    ...words === COMMAND ? [`    ${command}) choices+=' ${names.join(" ")}' ;;\n`] : [],
+  ]);
   const lookForCommand = `
   for ((i = 1; i < COMP_CWORD; i++)); do
     case \${COMP_WORDS[i]} in
@@ -36,7 +43,7 @@ ${choicesOfCommands.join("")}  esac`;
   return `# bash completion of ${name}
 
 ${complete}() {
-  local word=\${COMP_WORDS[COMP_CWORD]} before=\${COMP_WORDS[COMP_CWORD - 1]} command i
+  local word=\${COMP_WORDS[COMP_CWORD]} before=\${COMP_WORDS[COMP_CWORD - 1]} command files i
   local choices='${options(flags)}'
   # To bash, --flag=value is three words.
   if [[ $word == = ]]; then
@@ -45,9 +52,15 @@ ${complete}() {
     before=\${COMP_WORDS[COMP_CWORD - 2]}
   fi${names.length === 0 ? "" : lookForCommand}
   case $before in
-${choicesOfFlags.join("")}    ${pattern(free)}) choices= ;;
+${choicesOfFlags.join("")}    ${pattern(free)}) choices= files= ;;
+    ${pattern(files)}) files=1 ;;
   esac
-  COMPREPLY=($(compgen -W "$choices" -- "$word"))
+  if [[ $files ]]; then
+    compopt -o filenames
+    mapfile -t COMPREPLY < <(compgen -f -- "$word")
+  else
+    COMPREPLY=($(compgen -W "$choices" -- "$word"))
+  fi
 }
 complete -F ${complete} ${name}
 `;
@@ -58,14 +71,23 @@ export function zshCompletion({ name, flags, commands = {} }: Program): string {
   const descriptions = Object.entries(commands).map(([command, { help }]) =>
     `  ${quote(`${command}:${help}`)}\n`
   );
-  const specsOfCommands = Object.entries(commands).flatMap(([command, { flags }]) =>
-    flags === undefined ? [] : [`  ${command}) specs+=(\n${zshSpecs(flags)}  ) ;;\n`]
-  );
+  const specsOfCommands = Object.entries(commands).flatMap(([command, { words, flags = {} }]) => {
+    const others = isFile(words)
+      ? "*:FILE:_files"
+      : words === COMMAND
+      ? `*:command:{ ${describeAll} }`
+      : "*: :";
+    const specs = zshSpecs(flags) + `  ${quote(others)}\n`;
+    return others === "*: :" && Object.keys(flags).length === 0
+      ? []
+      : [`  ${command}) specs+=(\n${specs}  ) ;;\n`];
+  });
   const lookForCommand = `local -a subcommands=(
 ${descriptions.join("")})
-specs+=('1:command:{ _describe command subcommands }' '*: :')
+specs+=('1:command:{ ${describeAll} }')
 case \${\${words[2,CURRENT-1]}[(r)(${names.join("|")})]} in
-${specsOfCommands.join("")}esac
+${specsOfCommands.join("")}  *) specs+=('*: :') ;;
+esac
 `;
 
   return `#compdef ${name}
@@ -78,9 +100,18 @@ ${names.length === 0 ? "" : lookForCommand}_arguments -S $specs
 
 export function fishCompletion({ name, flags, commands = {} }: Program): string {
   const names = Object.keys(commands);
-  const linesOfCommands = Object.entries(commands).flatMap(([command, { help, flags = {} }]) => [
+  const linesOfCommands = Object.entries(commands).flatMap(([
+    command,
+    { words, help, flags = {} },
+  ]) => [
     `complete -c ${name} -n "not __fish_seen_subcommand_from $subcommands" ` +
     `-a ${command} -d ${fishQuote(help)}\n`,
+    ...isFile(words)
+      ? [`complete -c ${name} -n '__fish_seen_subcommand_from ${command}' -F\n`]
+      : [],
+    ...words === COMMAND
+      ? [`complete -c ${name} -n '__fish_seen_subcommand_from ${command}' -a "$subcommands"\n`]
+      : [],
     ...fishLines(`${name} -n '__fish_seen_subcommand_from ${command}'`, flags),
   ]);
   return [
@@ -92,25 +123,44 @@ export function fishCompletion({ name, flags, commands = {} }: Program): string 
   ].join("");
 }
 
+/** What the words of a command are that is about commands. */
+const COMMAND = "[COMMAND]";
+
+/** How zsh shows all commands. */
+const describeAll = "_describe command subcommands";
+
+/** Whether that is the name of a file, as the help shows it. */
+function isFile(words: string | undefined): boolean {
+  return words === "FILE" || words === "PATH";
+}
+
 function options(flags: Flags): string {
   return Object.keys(flags).map((name) => `--${name}`).join(" ");
 }
 
-/** The flags as _arguments takes them: `--flag=[help]:PLACEHOLDER:(choices)`. */
+/** The flags as _arguments takes them: `--flag=[help]:PLACEHOLDER:(choices)`, and `-f+` for a letter. */
 function zshSpecs(flags: Flags): string {
-  return Object.entries(flags).map(([name, { placeholder, help, choices = [] }]) => {
+  return Object.entries(flags).flatMap(([name, { placeholder, short, help, choices = [] }]) => {
     const explanation = `[${help.replace(/[[\]\\]/g, "\\$&")}]`;
-    if (placeholder === undefined) return `  ${quote(`--${name}${explanation}`)}\n`;
+    const letter = short === undefined ? [] : [`-${short}`];
+    if (placeholder === undefined) {
+      return [...letter, `--${name}`].map((flag) => flag + explanation);
+    }
     const value = placeholder.replaceAll(":", "\\:");
-    const action = choices.length === 0 ? "" : `(${choices.join(" ")})`;
-    return `  ${quote(`--${name}=${explanation}:${value}:${action}`)}\n`;
-  }).join("");
+    const action = isFile(placeholder)
+      ? "_files"
+      : choices.length === 0
+      ? ""
+      : `(${choices.join(" ")})`;
+    return [...letter.map((flag) => `${flag}+`), `--${name}=`]
+      .map((flag) => `${flag}${explanation}:${value}:${action}`);
+  }).map((spec) => `  ${quote(spec)}\n`).join("");
 }
 
 function fishLines(command: string, flags: Flags): string[] {
   return Object.entries(flags).map(([name, { placeholder, short, help, choices }]) => {
     const letter = short === undefined ? "" : ` -s ${short}`;
-    const value = placeholder === undefined ? "" : " -x";
+    const value = placeholder === undefined ? "" : isFile(placeholder) ? " -rF" : " -x";
     const action = choices === undefined ? "" : ` -a '${choices.join(" ")}'`;
     return `complete -c ${command}${letter} -l ${name}${value}${action} -d ${fishQuote(help)}\n`;
   });

@@ -17,6 +17,7 @@ export function manualPage(program: Program, version: string): string {
     SYNOPSIS: [
       bold(name),
       ".RI [ OPTIONS ]",
+      ...program.runsAlone ? [".br", bold(name)] : [],
       ...hasCommands ? [".I COMMAND", ".RI [ WORDS ]"] : [],
     ],
     DESCRIPTION: [sentences(description)],

@@ -54,6 +54,8 @@ export interface Program {
   readonly description: string;
   readonly flags: Flags;
   readonly commands?: Readonly<Record<string, Command>>;
+  /** Whether it does something of its own without a command; then no command takes its flags. */
+  readonly runsAlone?: boolean;
   readonly examples: readonly string[];
   /** What its end means, by exit code. */
   readonly exitStatus: readonly Row[];

@@ -29,9 +29,14 @@ function flagTable(flags: Flags): string {
 }
 
 export function programHelp(program: Program): string {
-  const { name, summary, flags, commands, examples, exitStatus, signals, seeAlso } = program;
+  const { name, summary, flags, commands, runsAlone, examples, exitStatus, signals, seeAlso } =
+    program;
   const lines = [`${name}: ${summary}\n`];
-  lines.push(`\nUsage: ${name} [OPTIONS]${commands === undefined ? "" : " COMMAND [WORDS]"}\n`);
+  lines.push(
+    runsAlone
+      ? `\nUsage: ${name} [OPTIONS]\n       ${name} COMMAND [WORDS]\n`
+      : `\nUsage: ${name} [OPTIONS] COMMAND [WORDS]\n`,
+  );
   if (commands !== undefined) {
     const rows = Object.entries(commands).map(([command, { words, help }]) =>
       [`${command} ${words}`.trim(), help] as const
@@ -52,11 +57,12 @@ export function programHelp(program: Program): string {
 export function commandHelp(program: Program, name: string, command: Command): string {
   const lines = [
     `${program.name} ${name}: ${command.help}\n`,
-    `\nUsage: ${program.name} [OPTIONS] ${name} ${command.words}`.trimEnd() + "\n",
+    `\nUsage: ${program.name} ${program.runsAlone ? "" : "[OPTIONS] "}${name} ${command.words}`
+      .trimEnd() + "\n",
   ];
   if (command.details !== undefined) lines.push(`\n${wrap(command.details)}\n`);
   if (command.flags !== undefined) lines.push("\nOptions:\n", flagTable(command.flags));
-  lines.push(`\nGeneral options:\n`, flagTable(program.flags));
+  if (!program.runsAlone) lines.push(`\nGeneral options:\n`, flagTable(program.flags));
   lines.push("\nExample:\n", `  $ ${command.example}\n`);
   return lines.join("");
 }

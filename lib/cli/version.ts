@@ -3,4 +3,5 @@ export const VERSION = "0.1.0";
 
 /** Where there is more, for whoever has nothing but one of the programs. */
 export const MORE =
-  "The package @mallocd/mallocd has the library and the source; its README.md and docs/ tell all else.";
+  "The project's page is that of its package, @mallocd/mallocd: its README.md tells all else, of the " +
+  "library, the protocol and how to run a daemon.";

@@ -10,12 +10,13 @@ import { lossOf, problemOf, type Workload } from "./load/workload.ts";
 import { latenessOf, type Report, runLoad } from "./load/run.ts";
 import { type Wire, WireError } from "./load/wire.ts";
 import { parseServer, resolve } from "./transport.ts";
-import type { Context, Terminal } from "./command.ts";
+import { type Context, print, rounded, type Terminal } from "./command.ts";
 
 export async function bench(
-  { remote, terminal, timeout, json }: Context,
+  context: Context,
   values: Values<Flags>,
 ): Promise<boolean> {
+  const { remote, terminal, timeout } = context;
   const flags = values as Values<typeof BENCH_FLAGS>;
   const { hostname: server, port } = parseServer(remote.server)!;
   const hostname = await resolve(server);
@@ -38,7 +39,7 @@ export async function bench(
   const wire = openWire(peer, workload.clients, flags.coalesce, terminal);
   try {
     const report = await runLoad(workload, flags.seconds, { remote, wire, terminal });
-    terminal.write(json ? JSON.stringify(report) + "\n" : describe(report));
+    print(context, describe(report), { ...report, seconds: rounded(report.seconds) });
     if (report.shortfall !== undefined) terminal.say(`mallocd-client: bench: ${report.shortfall}`);
     const lateness = latenessOf(report);
     if (lateness !== undefined) terminal.say(`mallocd-client: bench: ${lateness}`);

@@ -33,12 +33,16 @@ export function within(terminal: Terminal, changes: Partial<Terminal>): Terminal
   return Object.create(terminal, Object.getOwnPropertyDescriptors(changes));
 }
 
-export interface Context {
-  readonly remote: Remote;
+/** Where data goes, and in which form. */
+export interface Output {
   readonly terminal: Terminal;
   readonly hex: boolean;
-  /** Whether output is objects, one a line. */
+  /** Whether it is objects, one a line. */
   readonly json: boolean;
+}
+
+export interface Context extends Output {
+  readonly remote: Remote;
   /** Milliseconds that a call may take. */
   readonly timeout: number;
   /** Is told of new blocks by commands whose output is printed later, and so may be lost later. */
@@ -60,14 +64,16 @@ export interface ClientCommand extends Command {
   readonly prepare?: (words: readonly string[]) => Run;
   /** Whether it knows by itself what to do with --repeat and --every. */
   readonly repeats?: boolean;
+  /** Whether it prints nothing, unless with --json: then it gives no value. */
+  readonly silent?: boolean;
 }
 
 /** What a command that repeats by itself is told by the flags that all have. */
 export interface Repeating {
   /** How many times; undefined if that was not said. */
-  readonly repeat?: number;
+  readonly repeat?: number | undefined;
   /** Milliseconds from one time to the next; likewise. */
-  readonly every?: number;
+  readonly every?: number | undefined;
 }
 
 /** A command whose flags are known to what it does, and to nobody else. */
@@ -76,6 +82,7 @@ export function define<F extends Flags>(
     flags?: F;
     prepare: (words: readonly string[]) => Run<F>;
     repeats?: boolean;
+    silent?: boolean;
   },
 ): ClientCommand {
   return command as ClientCommand;
@@ -202,7 +209,7 @@ export function formatPointer(pointer: bigint, hex: boolean): string {
 
 /** Writes text, or with --json an object, in which bigints are pointers, as --hex has them. */
 export function print(
-  context: Context,
+  context: Output,
   text: string | Uint8Array,
   object: Readonly<Record<string, unknown>>,
 ): void {
@@ -210,7 +217,7 @@ export function print(
   else if (text.length > 0) context.terminal.write(text);
 }
 
-function asJson({ hex }: Context, object: Readonly<Record<string, unknown>>): string {
+function asJson({ hex }: Output, object: Readonly<Record<string, unknown>>): string {
   const replace = (_: string, value: unknown) =>
     typeof value === "bigint" ? formatPointer(value, hex) : value;
   return JSON.stringify(object, replace);
@@ -224,7 +231,7 @@ const TEXT_PIECE = 48 * 1024;
  * together in pieces: of strings as long as a window the collector lets 100 MiB be.
  */
 export function printBytes(
-  context: Context,
+  context: Output,
   at: bigint,
   data: Uint8Array,
   form: "base64" | "hex",
@@ -255,6 +262,26 @@ export async function printBlock(context: Context, pointer: bigint, old = 0n): P
     throw error;
   }
   return true;
+}
+
+/** To three decimals: more digits of what was measured are noise. */
+export function rounded(measured: number): number {
+  return Math.round(measured * 1000) / 1000;
+}
+
+/** Runs a command again and again, until Ctrl-C; true if all went well each time. */
+export async function repeatedly(
+  { repeat: times = 1, every }: Repeating,
+  terminal: Terminal,
+  run: () => Promise<boolean>,
+): Promise<boolean> {
+  let isWell = await run();
+  for (let i = 1; i < times; i++) {
+    if (every !== undefined) await sleep(every, terminal.signal);
+    if (terminal.signal.aborted) break;
+    isWell = await run() && isWell;
+  }
+  return isWell;
 }
 
 /** Resolves after so many milliseconds, or when the signal is aborted. */

@@ -1,7 +1,6 @@
 /** The commands of mallocd-client, in the order of the help. */
 
-import { UsageError } from "../cli/flags.ts";
-import { didYouMean } from "../cli/nearest.ts";
+import { checkWords as checkWordsOf, unknownCommand } from "../cli/command.ts";
 import type { ClientCommand } from "./command.ts";
 import { malloc } from "./commands/malloc.ts";
 import { calloc } from "./commands/calloc.ts";
@@ -63,24 +62,15 @@ export function isCommand(word: string | undefined): word is CommandName {
   return word !== undefined && Object.hasOwn(COMMANDS, word);
 }
 
+const PROGRAM = { name: "mallocd-client", commands: COMMANDS };
+
 /** The command of that name. Throws UsageError if there is none, with what was probably meant. */
 export function commandOf(word: string): CommandName {
-  if (isCommand(word)) return word;
-  throw new UsageError(
-    `unknown command ${JSON.stringify(word)}${didYouMean(word, Object.keys(COMMANDS))}`,
-    "mallocd-client help lists them",
-  );
+  if (!isCommand(word)) throw unknownCommand(PROGRAM, word);
+  return word;
 }
 
 /** Throws UsageError unless there are as many words as the help shows. */
 export function checkWords(command: CommandName, words: readonly string[]): void {
-  const wanted = COMMANDS[command].words.split(" ").filter((word) => word !== "");
-  const least = wanted.filter((word) => !word.startsWith("[")).length;
-  const most = wanted.at(-1)?.includes("...") ? Infinity : wanted.length;
-  if (words.length >= least && words.length <= most) return;
-  const problem = words.length < least
-    ? `${wanted[words.length]} is missing`
-    : `${JSON.stringify(words[most])} is one word too many`;
-  const usage = `mallocd-client ${command} ${COMMANDS[command].words}`.trim();
-  throw new UsageError(`${command}: ${problem}`, usage);
+  checkWordsOf(PROGRAM, command, words);
 }

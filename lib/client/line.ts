@@ -5,6 +5,7 @@
 
 import { UsageError } from "../cli/flags.ts";
 import { parseSize } from "../cli/sizes.ts";
+import { characterOf } from "./text.ts";
 
 export type Variables = ReadonlyMap<string, string>;
 
@@ -48,7 +49,7 @@ function valueOf(name: string, variables: Variables): string {
   return value;
 }
 
-/** What an escape in double quotes stands for, beside \u{...}, which any character can be written as. */
+/** What an escape in double quotes stands for, beside \u{...} and \xHH: any character, and any byte. */
 const ESCAPES: Readonly<Record<string, string>> = {
   n: "\n",
   r: "\r",
@@ -60,18 +61,20 @@ const ESCAPES: Readonly<Record<string, string>> = {
 };
 
 function unescape(text: string, variables: Variables): string {
-  return text.replace(/\\u\{([0-9a-f]{1,6})\}|\\(.)|\$(\w+)/giu, (part, code, escaped, name) => {
+  const escapes = /\\x([0-9a-f]{2})|\\u\{([0-9a-f]{1,6})\}|\\(.)|\$(\w+)/giu;
+  return text.replace(escapes, (part, byte, code, escaped, name) => {
     if (name !== undefined) return valueOf(name, variables);
-    const character = code === undefined ? ESCAPES[escaped] : characterOf(parseInt(code, 16));
+    if (byte !== undefined) return characterOf(parseInt(byte, 16));
+    const character = code === undefined ? ESCAPES[escaped] : codePoint(parseInt(code, 16));
     if (character !== undefined) return character;
     throw new UsageError(
       `there is no escape ${part}`,
-      'use \\n, \\r, \\t, \\0, \\\\, \\", \\$ or \\u{e9}; single quotes keep a backslash',
+      'use \\n, \\r, \\t, \\0, \\\\, \\", \\$, \\x00 or \\u{e9}; single quotes keep a backslash',
     );
   });
 }
 
-function characterOf(code: number): string | undefined {
+function codePoint(code: number): string | undefined {
   const isSurrogate = code >= 0xd800 && code <= 0xdfff;
   return code > 0x10ffff || isSurrogate ? undefined : String.fromCodePoint(code);
 }

@@ -9,6 +9,7 @@ import { type Context, OutputError, within } from "./command.ts";
 import { checkWords, commandOf, COMMANDS } from "./commands.ts";
 import { splitLine } from "./line.ts";
 import { RemoteError } from "./remote.ts";
+import { quotable } from "./text.ts";
 
 /** Lines under way at a time: enough for the network never to wait, few enough for the daemon's buffer. */
 const UNDER_WAY = 256;
@@ -69,7 +70,7 @@ async function run(line: string, context: Context): Promise<Result> {
     block = pointer;
   };
   const write = (data: string | Uint8Array) => {
-    text += typeof data === "string" ? data.trimEnd() : escaped(data);
+    text += typeof data === "string" ? data.trimEnd() : quotable(data);
   };
   const terminal = within(context.terminal, { write, progress: () => {} });
   try {
@@ -99,15 +100,6 @@ async function run(line: string, context: Context): Promise<Result> {
 function shorten(message: string): string {
   const most = 500;
   return message.length <= most ? message : `${message.slice(0, most)}...`;
-}
-
-/** Bytes on one line: what is no printable ASCII as \\xHH, a backslash doubled. */
-function escaped(data: Uint8Array): string {
-  return Array.from(data, (byte) => {
-    if (byte === 0x5c) return "\\\\";
-    const isPlain = byte >= 0x20 && byte < 0x7f;
-    return isPlain ? String.fromCharCode(byte) : `\\x${byte.toString(16).padStart(2, "0")}`;
-  }).join("");
 }
 
 async function* linesOf(terminal: Context["terminal"]): AsyncGenerator<string> {

@@ -7,14 +7,12 @@
 import { type Command, parseCommandLine, strayVariables, UsageError } from "../cli/flags.ts";
 import { commandHelp, programHelp } from "../cli/help.ts";
 import { checkWords, type CommandName, commandOf, COMMANDS } from "./commands.ts";
-import { type Context, OutputError, type Run, sleep, type Terminal } from "./command.ts";
+import { type Context, OutputError, repeatedly, type Run, type Terminal } from "./command.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { isQuic, QUIC } from "./transport.ts";
 import { pipe } from "./pipe.ts";
 import { Remote, RemoteError } from "./remote.ts";
-import { VERSION } from "../cli/version.ts";
-
-const VERSION_LINE = `mallocd-client ${VERSION}\n`;
+import { printVersion } from "./commands/version.ts";
 
 let interrupted: AbortController | undefined;
 
@@ -94,8 +92,9 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
     args,
     (name) => environment[name],
   );
+  const output = { terminal, hex: values.hex, json: values.json };
   if (values.version) {
-    terminal.write(VERSION_LINE);
+    printVersion(output);
     return 0;
   }
   if (word !== undefined && values.pipe) {
@@ -128,10 +127,10 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
     return 0;
   }
   if (command === "version") {
-    terminal.write(values.json ? `${JSON.stringify({ version: VERSION })}\n` : VERSION_LINE);
+    printVersion(output);
     return 0;
   }
-  const { server, timeout, classic, verbose, hex, json, repeat, every } = values;
+  const { server, timeout, classic, verbose } = values;
   checkQuic(command, server, classic, given);
   const credentials = isQuic(server) ? readCredentials(values.ca, values["token-file"]) : {};
   const prepare = command === undefined ? () => pipe : COMMANDS[command].prepare;
@@ -153,11 +152,11 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
       : "hello was not answered";
     terminal.say(`mallocd-client: ${server} speaks the ${remote.protocol} protocol (${why})`);
   }
-  const context: Context = { remote, terminal, hex, json, timeout };
+  const context: Context = { ...output, remote, timeout };
   try {
     const once = () => run(context, values);
     const isOnce = command !== undefined && COMMANDS[command].repeats === true;
-    return await (isOnce ? once() : repeatedly(repeat, every, once)) ? 0 : 1;
+    return await (isOnce ? once() : repeatedly(values, terminal, once)) ? 0 : 1;
   } finally {
     // A UDP socket is closed by the end of the process, which comes next and is faster at it; a daemon
     // that is not told of the end of a connection keeps a place for it.
@@ -171,21 +170,6 @@ function describeAsJson(names: readonly CommandName[]): void {
     const { words, help } = COMMANDS[command];
     terminal.write(`${JSON.stringify({ command, words, help })}\n`);
   }
-}
-
-/** Runs a command again and again, until Ctrl-C; true if all went well each time. */
-async function repeatedly(
-  count = 1,
-  interval: number | undefined,
-  run: () => Promise<boolean>,
-): Promise<boolean> {
-  let isWell = await run();
-  for (let i = 1; i < count; i++) {
-    if (interval !== undefined) await sleep(interval, terminal.signal);
-    if (terminal.signal.aborted) break;
-    isWell = await run() && isWell;
-  }
-  return isWell;
 }
 
 /** Commands whose output is all that anybody will know of a block. */

@@ -10,24 +10,25 @@ import { commandHelp } from "../cli/help.ts";
 import { nearest } from "../cli/nearest.ts";
 import { parseSize } from "../cli/sizes.ts";
 import { bench } from "./bench.ts";
-import { type Context, type Terminal, within } from "./command.ts";
+import { type Context, repeatedly, type Terminal, within } from "./command.ts";
 import { checkWords, type CommandName, COMMANDS, isCommand as isAny } from "./commands.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { loadHistory, saveHistory } from "./history.ts";
 import { splitLine, type Variables, type Word } from "./line.ts";
 import { NoReplyError, type Remote, RemoteError } from "./remote.ts";
+import { textOf } from "./text.ts";
 
 /** What is a program's, and not a line's. */
-const OUTSIDE = ["shell", "top", "help", "version"] as const;
+const OUTSIDE = ["shell", "top", "help"] as const;
 type ShellCommand = Exclude<CommandName, (typeof OUTSIDE)[number]>;
 const NAMES = (Object.keys(COMMANDS) as CommandName[]).filter(isCommand);
 
 /** Commands of the shell itself. */
-const OWN = ["help", "vars", "exit"] as const;
+const OWN: readonly string[] = ["help", "vars", "exit", "quit"];
 
 /** Options of the command line that a line of the shell can have, too, beside those of its command. */
-const { hex, help } = CLIENT_FLAGS;
-const LINE_FLAGS = { hex, help } as const satisfies Flags;
+const { hex, json, repeat, every, help } = CLIENT_FLAGS;
+const LINE_FLAGS = { hex, json, repeat, every, help } as const satisfies Flags;
 
 /** Reads and runs lines until the end of input, `exit`, or in a script Ctrl-C. */
 export async function shell(context: Context): Promise<boolean> {
@@ -53,11 +54,16 @@ export async function shell(context: Context): Promise<boolean> {
   const interrupts = new Interrupts(lines);
   lines.prompt();
   for await (const line of lines) {
-    if (line.trim() === "exit") break;
+    if (/^\s*(exit|quit)\s*$/.test(line)) break;
     const signal = interrupts.begin();
     try {
       if (!/^\s*(#|$)/.test(line)) await daemon.check(variables);
-      await runLine(line, { ...context, terminal: within(terminal, { signal }) }, variables);
+      const isWell = await runLine(
+        line,
+        { ...context, terminal: within(terminal, { signal }) },
+        variables,
+      );
+      if (!isWell) failed = true;
     } catch (error) {
       failed = true;
       if (error instanceof UsageError) terminal.say(`${error.message}\nTry: ${error.hint}`);
@@ -161,18 +167,29 @@ class Daemon {
   }
 }
 
-/** Words that a line can go on with: a command and the blank after it, or a variable. */
+/** Words that a line can go on with: a command or an option and the blank after it, or a variable. */
 function complete(line: string, variables: Variables): string[] {
   const words = line.split(/\s+/);
   const word = words.at(-1) ?? "";
-  const known = word.startsWith("$")
-    ? [...variables.keys()].map((name) => `$${name}`)
-    : [...NAMES, ...OWN].map((name) => `${name} `);
-  return known.filter((candidate) => candidate.startsWith(word));
+  if (word.startsWith("$")) {
+    return [...variables.keys()].map((name) => `$${name}`).filter((name) => name.startsWith(word));
+  }
+  const command = words.find(isCommand);
+  const known = word.startsWith("-")
+    ? Object.keys({ ...LINE_FLAGS, ...command && COMMANDS[command].flags }).map((flag) =>
+      `--${flag}`
+    )
+    : [...NAMES, ...OWN];
+  return known.map((name) => `${name} `).filter((candidate) => candidate.startsWith(word));
 }
 
-async function runLine(line: string, context: Context, variables: Map<string, string>) {
-  if (/^\s*(#|$)/.test(line)) return;
+/** Resolves with whether all went well; throws what is said to a person. */
+async function runLine(
+  line: string,
+  context: Context,
+  variables: Map<string, string>,
+): Promise<boolean> {
+  if (/^\s*(#|$)/.test(line)) return true;
   const assignment = /^\s*([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line);
   const words = splitLine(assignment?.[2] ?? line, variables);
   const [command = { text: "", quoted: true }, ...rest] = words;
@@ -180,11 +197,12 @@ async function runLine(line: string, context: Context, variables: Map<string, st
     const value = await evaluate(command, rest, context);
     variables.set(assignment[1]!, value);
     context.terminal.say(`${assignment[1]} = ${value}`);
-  } else if (command.text === "help") showHelp(rest, context.terminal);
-  else if (command.text === "vars") {
-    for (const [name, value] of variables) context.terminal.say(`${name} = ${value}`);
   } else if (isValue(command, rest)) context.terminal.write(`${command.text}\n`);
-  else await run(command, rest, context);
+  else if (command.text === "help") showHelp(rest, context.terminal);
+  else if (command.text === "vars" && rest.length === 0) {
+    for (const [name, value] of variables) context.terminal.say(`${name} = ${value}`);
+  } else return await run(command, rest, context);
+  return true;
 }
 
 /** Whether a line, or what stands behind `=`, is a number or text in quotes, and no command. */
@@ -199,21 +217,26 @@ async function evaluate(
   context: Context,
 ): Promise<string> {
   if (isValue(command, rest)) return command.text;
-  const output: string[] = [];
+  const name = command.text;
+  if (OWN.includes(name) || (isCommand(name) && COMMANDS[name].silent)) {
+    throw new UsageError(`${name} gives no value`, "leave NAME = out");
+  }
+  let value = "";
   const write = (data: Uint8Array | string) => {
-    output.push(typeof data === "string" ? data : new TextDecoder().decode(data));
+    value += typeof data === "string" ? data : textOf(data);
   };
   const terminal = within(context.terminal, { write, isTerminal: false });
   await run(command, rest, { ...context, terminal, json: false });
-  return output.join("").trimEnd();
+  return name === "read" ? value : value.trimEnd(); // bytes are kept as they are
 }
 
 function showHelp(words: readonly Word[], terminal: Terminal): void {
   const [word] = words;
-  if (word !== undefined) {
+  if (word !== undefined && !OWN.includes(word.text)) {
     const name = word.text;
     if (!isCommand(name)) throw unknownCommand(name);
-    terminal.say(commandHelp(CLIENT, name, COMMANDS[name]).trimEnd());
+    const here = { ...CLIENT, flags: LINE_FLAGS };
+    terminal.say(commandHelp(here, name, COMMANDS[name]).trimEnd());
     return;
   }
   for (const name of NAMES) {
@@ -223,10 +246,10 @@ function showHelp(words: readonly Word[], terminal: Terminal): void {
   terminal.say(
     "  $NAME+16, $NAME-$OTHER      calculate with pointers and numbers; alone it is printed",
   );
-  terminal.say("  help COMMAND, vars, exit");
+  terminal.say("  help COMMAND, vars, exit or quit");
 }
 
-async function run(word: Word, words: readonly Word[], context: Context) {
+async function run(word: Word, words: readonly Word[], context: Context): Promise<boolean> {
   const command = word.text;
   if (!isCommand(command)) throw unknownCommand(command);
   const ownFlags = COMMANDS[command].flags ?? {};
@@ -241,15 +264,31 @@ async function run(word: Word, words: readonly Word[], context: Context) {
   );
   if (parsed.values.help) {
     showHelp([word], context.terminal);
-    return;
+    return true;
   }
   const full = command === "write" ? withLength(parsed.words) : parsed.words;
   checkWords(command, full);
   const execute = COMMANDS[command].prepare?.(full) ?? bench;
-  await execute({ ...context, hex: parsed.values.hex || context.hex }, parsed.values);
+  const { values } = parsed;
+  const here = {
+    ...context,
+    hex: values.hex || context.hex,
+    json: values.json || context.json,
+  };
+  const once = () => execute(here, values);
+  return COMMANDS[command].repeats === true
+    ? await once()
+    : await repeatedly(values, context.terminal, once);
 }
 
 function unknownCommand(name: string): UsageError {
+  if (OWN.includes(name)) return new UsageError(`${name} takes no words`, name);
+  if (name.startsWith("-")) {
+    return new UsageError(`${name} stands before a command`, "malloc 5 --hex");
+  }
+  if (isAny(name)) {
+    return new UsageError(`${name} cannot be run in the shell`, `mallocd-client ${name}`);
+  }
   const meant = nearest(name, [...NAMES, ...OWN]);
   return new UsageError(
     `unknown command ${JSON.stringify(name)}`,

@@ -3,6 +3,7 @@
 import { DEFAULT_RECEIVE_BUFFER, DEFAULT_SPIN } from "./engine.ts";
 import { ENGINE_NAMES, type EngineName } from "./engines/choice.ts";
 import {
+  type Command,
   count,
   duration,
   type Flag,
@@ -188,6 +189,16 @@ export const KNOWN_BY = {
   Record<keyof typeof DAEMON_FLAGS, readonly (EngineName | "cluster")[]>
 >;
 
+const COMMANDS: Readonly<Record<string, Command>> = {
+  audit: {
+    words: "FILE",
+    help: "look through a heap file whose daemon has ended, and name its first fault",
+    example: "mallocd audit /var/lib/mallocd/heap",
+  },
+  help: { words: "[COMMAND]", help: "explain a command, or all", example: "mallocd help audit" },
+  version: { words: "", help: "print the version", example: "mallocd version" },
+};
+
 export const DAEMON: Program = {
   name: "mallocd",
   summary: "malloc(3) for anyone on a socket",
@@ -196,6 +207,8 @@ export const DAEMON: Program = {
     "memory: four verbs, every field 64 bits wide and big-endian, and no garbage collection while " +
     "it serves. All clients share one heap, and there is no authentication but that of the quic engine.",
   flags: DAEMON_FLAGS,
+  commands: COMMANDS,
+  runsAlone: true,
   examples: [
     "mallocd",
     "mallocd --memory 4GiB --strict",

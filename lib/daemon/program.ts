@@ -35,7 +35,8 @@ import {
   type Values,
   variableOf,
 } from "../cli/flags.ts";
-import { programHelp } from "../cli/help.ts";
+import { checkWords, commandOf } from "../cli/command.ts";
+import { commandHelp, programHelp } from "../cli/help.ts";
 import { isLoopback } from "../system/address.ts";
 import { VERSION } from "../cli/version.ts";
 
@@ -48,6 +49,8 @@ const CLOSE_MS = 2000;
 /** How often it is told how much is not on the disk yet, and what the service manager is to wait then. */
 const SYNCING_MS = 1000;
 const EXTENSION_MS = 30_000;
+
+const VERSION_LINE = `mallocd ${VERSION}\n`;
 
 /** Runs the daemon until a signal ends it, and returns the exit code. */
 export function program(args: readonly string[]): Promise<number> {
@@ -67,20 +70,12 @@ async function main(args: readonly string[]): Promise<number> {
     args,
     (name) => environment[name],
   );
+  const [word, ...rest] = words;
   if (values.help || values.version) {
-    const text = values.help ? programHelp(DAEMON) : `mallocd ${VERSION}\n`;
-    Deno.stdout.writeSync(new TextEncoder().encode(text));
+    print(values.help ? helpOf(word) : VERSION_LINE);
     return 0;
   }
-  if (words[0] === "audit") {
-    if (given.length > 0) {
-      throw new UsageError(`--${given[0]} means nothing to audit`, "mallocd audit FILE");
-    }
-    return audit(words.slice(1));
-  }
-  if (words.length > 0) {
-    throw new UsageError(`unexpected word ${JSON.stringify(words[0])}`, "mallocd --help");
-  }
+  if (word !== undefined) return command(word, rest, given);
   checkNeeds(values, given);
   const { allow, anyone, quiet } = values;
   const host = hostnameOf(values.host);
@@ -274,12 +269,30 @@ function warnOfMemory(heap: number, say: Log): void {
   say({ msg: "warning", level: "warn", reason });
 }
 
+/** Does what is no serving, and returns the exit code. */
+function command(name: string, words: readonly string[], given: readonly string[]): number {
+  const usage = `mallocd ${name} ${commandOf(DAEMON, name).words}`.trim();
+  const [flag] = given;
+  if (flag !== undefined) throw new UsageError(`--${flag} means nothing to ${name}`, usage);
+  checkWords(DAEMON, name, words);
+  const [first] = words;
+  if (name === "audit") return audit(first!);
+  print(name === "help" ? helpOf(first) : VERSION_LINE);
+  return 0;
+}
+
+function helpOf(name: string | undefined): string {
+  return name === undefined
+    ? programHelp(DAEMON)
+    : commandHelp(DAEMON, name, commandOf(DAEMON, name));
+}
+
+function print(text: string): void {
+  Deno.stdout.writeSync(new TextEncoder().encode(text));
+}
+
 /** Looks through a heap file, and changes nothing in it. */
-function audit(paths: readonly string[]): number {
-  const [path] = paths;
-  if (path === undefined || paths.length > 1) {
-    throw new UsageError("audit takes one file", "mallocd audit FILE");
-  }
+function audit(path: string): number {
   try {
     const { memory, fault } = HeapFile.audit(path);
     if (fault !== undefined) throw fileFault(path, fault);

@@ -42,7 +42,7 @@ Deno.test("splitLine() refuses sums that are no number, negative or beyond 64 bi
 
 Deno.test("splitLine() knows escapes in double quotes, and says which there are", () => {
   assertEquals(textOf('"\\n\\t\\r\\0\\\\\\"\\$p \\u{1f600}$n"'), ['\n\t\r\0\\"$p \u{1f600}16']);
-  for (const line of ['"\\x"', '"\\u{110000}"', '"\\u{d800}"', '"\\u{}"']) {
+  for (const line of ['"\\x"', '"\\x4"', '"\\u{110000}"', '"\\u{d800}"', '"\\u{}"']) {
     assertThrows(() => textOf(line), UsageError, "there is no escape");
   }
   assertEquals(textOf("'\\n'"), ["\\n"]);

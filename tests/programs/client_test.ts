@@ -649,9 +649,11 @@ Deno.test("mallocd-client --json prints an object a line, for every command that
   const object = async (line: string) => JSON.parse((await daemon.client(line)).stdout);
   const { server, protocol, base, size } = await object("--json info");
   assertEquals([server, protocol, base, size], [daemon.server, "tagged", pointer, 2 ** 30]);
-  const { operations, lost, wrong } = await object("--json stress 10");
+  const { operations, lost, wrong, seconds } = await object("--json stress 10");
+  assertMatch(`${seconds}`, /^\d+(\.\d{1,3})?$/);
   assertEquals([operations, lost, wrong], [40, 0, 0]);
   assertEquals(Object.keys(await object("--json version")), ["version"]);
+  assertEquals(Object.keys(await object("--json --version")), ["version"]);
   const { command, words } = await object("--json help free");
   assertEquals([command, words], ["free", "PTR"]);
   const all = (await daemon.client("--json help")).stdout.trimEnd().split("\n");
@@ -710,8 +712,9 @@ Deno.test("mallocd-client stress leaves nothing behind, and shows no progress to
 Deno.test("mallocd-client bench prints what it found as JSON", async () => {
   await using daemon = await Mallocd.start();
   const { code, stdout } = await daemon.client("bench --seconds 200ms --json");
-  const { requests, lost, wrong } = JSON.parse(stdout);
+  const { requests, lost, wrong, seconds } = JSON.parse(stdout);
   assertEquals([code, lost, wrong], [0, 0, 0]);
+  assertMatch(`${seconds}`, /^\d+(\.\d{1,3})?$/);
   assert(requests > 0);
 });
 
@@ -847,7 +850,7 @@ read 0 1
   assertEquals(lines.slice(2, 4), vars);
   assertEquals(lines.slice(4, 8), [...lines.slice(0, 2), ...vars]);
   for (const name of Object.keys(COMMANDS)) {
-    if (!["shell", "top", "help", "version"].includes(name)) {
+    if (!["shell", "top", "help"].includes(name)) {
       assertMatch(stderr, new RegExp(`^ {2}${name} `, "m"));
     }
   }
@@ -873,8 +876,8 @@ Deno.test("mallocd-client shell goes on after an error in a pipe, exit code 1 at
     "Try: did you mean malloc?",
     "malloc: LEN is missing",
     "Try: mallocd-client malloc LEN",
-    'unknown command "shell"',
-    "Try: did you mean help?",
+    "shell cannot be run in the shell",
+    "Try: mallocd-client shell",
     'no closing "',
     "Try: close the quote",
     "$p is not set",
@@ -1002,6 +1005,74 @@ Deno.test("mallocd-client shell calculates with pointers, and takes escapes and 
     "unknown option --colour",
     "Try: malloc --help lists the options",
   ]);
+});
+
+Deno.test("mallocd-client shell says that a command gives no value, and does not run it", async () => {
+  await using daemon = await Mallocd.start();
+  const commands = ["free $p", "write $p 'x'", "sync", "snapshot", "uninstall 5", "vars", "help"];
+  const lines = ["p = malloc 16", ...commands.map((command) => `q = ${command}`), "stat blocks"];
+  assertEquals(await inShell(daemon, ...lines), {
+    code: 1,
+    stdout: "blocks 1\n",
+    stderr: [
+      `p = ${FIRST}`,
+      ...commands.flatMap((command) => [
+        `${command.split(" ")[0]} gives no value`,
+        "Try: leave NAME = out",
+      ]),
+    ],
+  });
+});
+
+Deno.test("mallocd-client shell keeps any bytes in a variable", async () => {
+  await using daemon = await Mallocd.start();
+  const bytes = Uint8Array.from({ length: 256 }, (_, byte) => 255 - byte);
+  await daemon.client("malloc 512");
+  await daemon.client(`write ${FIRST} -`, { input: bytes });
+  const lines = [`x = read ${FIRST} 256`, `write ${FIRST + 256} $x`, 'write 842350461440 "\\xff"'];
+  assertEquals((await inShell(daemon, ...lines)).code, 0);
+  const back = await daemon.clientBytes(`read ${FIRST + 256} 257`);
+  assertEquals(back, new Uint8Array([...bytes, 0xff]));
+});
+
+Deno.test("mallocd-client shell takes --json, -r and -i behind a command, and knows version", async () => {
+  await using daemon = await Mallocd.start();
+  const lines = [
+    "malloc 5 --json -r 2 -i 1ms",
+    "version",
+    "--json version",
+    "top",
+    "vars 5",
+    "stress 10 --hexx",
+    "quit",
+    "malloc 5",
+  ];
+  assertEquals(await inShell(daemon, ...lines), {
+    code: 1,
+    stdout: `{"pointer":"${FIRST}"}\n{"pointer":"${FIRST + 16}"}\n` +
+      `mallocd-client ${config.version}\n`,
+    stderr: [
+      "--json stands before a command",
+      "Try: malloc 5 --hex",
+      "top cannot be run in the shell",
+      "Try: mallocd-client top",
+      "vars takes no words",
+      "Try: vars",
+      "unknown option --hexx: did you mean --hex?",
+      "Try: stress --help lists the options",
+    ],
+  });
+});
+
+Deno.test("mallocd-client --pipe prints what it reads as double quotes take it", async () => {
+  await using daemon = await Mallocd.start();
+  const bytes = Uint8Array.from({ length: 256 }, (_, byte) => byte);
+  await daemon.client("malloc 512");
+  await daemon.client(`write ${FIRST} -`, { input: bytes });
+  const { stdout } = await daemon.client("--pipe", { input: `read ${FIRST} 256` });
+  const input = `write ${FIRST + 256} "${stdout.trimEnd()}"`;
+  assertEquals(await daemon.client("--pipe", { input }), done("ok\n"));
+  assertEquals(await daemon.clientBytes(`read ${FIRST + 256} 256`), bytes);
 });
 
 Deno.test("mallocd-client shell explains a command", async () => {

@@ -142,7 +142,10 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
   ["--anyone=0", "--anyone takes no value", "--anyone, or leave it out"],
   ["--prot 1", "unknown option --prot: did you mean --port?", LISTS],
   ["-x", "unknown option -x", LISTS],
-  ["start", 'unexpected word "start"', "mallocd --help"],
+  ["start", 'unknown command "start"', "mallocd help lists them"],
+  ["hepl", 'unknown command "hepl": did you mean help?', "mallocd help lists them"],
+  ["audit", "audit: FILE is missing", "mallocd audit FILE"],
+  ["version 5", 'version: "5" is one word too many', "mallocd version"],
   ["--host 0.0.0.0", `--host 0.0.0.0 ${EXPOSED}`, ADMIT],
   ["--host ::", `--host :: ${EXPOSED}`, ADMIT],
   ["", `--host 0.0.0.0 ${EXPOSED}`, ADMIT, { MALLOCD_HOST: "0.0.0.0" }],
@@ -154,6 +157,13 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
     MALLOCD_QUIET: "1",
   }],
 ];
+
+Deno.test("mallocd help and version say what --help and --version do", async () => {
+  assertEquals(await mallocd("help"), await mallocd("--help"));
+  assertEquals(await mallocd("version"), done(`mallocd ${config.version}\n`));
+  assertEquals(await mallocd("help audit"), await mallocd("audit --help"));
+  assertMatch((await mallocd("help audit")).stdout, /^Usage: mallocd audit FILE$/m);
+});
 
 Deno.test("mallocd says what is wrong with its command line and what to do, exit code 2", async () => {
   for (const [line, message, hint, env] of MISUSES) {

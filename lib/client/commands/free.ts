@@ -7,6 +7,7 @@ export const free = define({
   help: "free an allocation",
   details: NUMBERS,
   example: "mallocd-client free 842350460928",
+  silent: true,
   prepare: ([pointer]) => {
     const address = parsePointer(pointer!);
     return async (context) => {

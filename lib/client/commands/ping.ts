@@ -2,7 +2,7 @@
 
 import { count, duration, type Flags, type Values } from "../../cli/flags.ts";
 import { NoReplyError } from "../remote.ts";
-import { type Context, define, print, sleep } from "../command.ts";
+import { type Context, define, print, rounded, sleep } from "../command.ts";
 
 const FLAGS = {
   count: count("N", 5, [1, 1_000_000], "how many round trips"),
@@ -58,9 +58,4 @@ async function measure(
     },
   );
   return received > 0;
-}
-
-/** Milliseconds to the microsecond: the clock knows no more. */
-function rounded(time: number): number {
-  return Math.round(time * 1000) / 1000;
 }

@@ -8,8 +8,8 @@ export const shell = describe({
   details:
     "Every command works without the program's name, with its options; NAME = COMMAND keeps what it " +
     "prints, $NAME gives it back, $NAME+16 calculates with it. Quotes keep blanks; in double quotes " +
-    "\\n, \\t, \\0, \\u{e9} and the like are characters. write does without LEN. vars lists the " +
-    "variables, help the commands, help COMMAND tells more; exit or Ctrl-D leaves. What is typed at " +
+    "\\n, \\t, \\0, \\u{e9} and the like are characters, \\xff is a byte. write does without LEN. vars lists the " +
+    "variables, help the commands, help COMMAND tells more; exit, quit or Ctrl-D leaves. What is typed at " +
     "the prompt is kept in $XDG_STATE_HOME/mallocd/history, ~/.local/state unless that is set. When " +
     "the daemon was restarted the shell says that the pointers are stale, and runs nothing with them.",
   example: "mallocd-client shell",

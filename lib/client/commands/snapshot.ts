@@ -9,9 +9,10 @@ export const snapshot = define({
     "The copy is PATH.snapshot beside the daemon's heap file, in place of the one before. It holds all " +
     "that was done before, whatever becomes of the machine then, and a daemon can be started from it. It prints nothing, or {} with --json.",
   example: "mallocd-client snapshot",
+  silent: true,
   prepare: () => async (context) => {
     await context.remote.snapshot({ signal: context.terminal.signal });
-    print(context, "", {});
+    print(context, "", { made: true });
     return true;
   },
 });

@@ -2,7 +2,7 @@
 
 import { UsageError } from "../../cli/flags.ts";
 import { didYouMean } from "../../cli/nearest.ts";
-import { type Context, define, print, type Repeating, sleep } from "../command.ts";
+import { type Context, define, print, type Repeating, rounded, sleep } from "../command.ts";
 import type { Stat } from "../remote.ts";
 import { type Sample, Sampler } from "../samples.ts";
 
@@ -101,7 +101,7 @@ async function printRates(
       context,
       title + row(columns.map(({ value }) => `${value}`)),
       Object.fromEntries([
-        ["seconds", sample.seconds],
+        ["seconds", rounded(sample.seconds)],
         ...columns.map(({ title, value }): [string, number] => [title, value]),
       ]),
     );

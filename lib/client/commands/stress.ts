@@ -1,7 +1,7 @@
 /** mallocd-client stress: the original's loop, over and over. */
 
 import { NoReplyError, type Remote } from "../remote.ts";
-import { define, parseNumber, print, type Terminal } from "../command.ts";
+import { define, parseNumber, print, rounded, type Terminal } from "../command.ts";
 
 export const stress = define({
   words: "[N]",
@@ -58,7 +58,7 @@ async function repeat(remote: Remote, rounds: number, { progress, signal }: Term
   const summary = `${4 * done} operations in ${seconds.toFixed(2)} s, ` +
     `${Math.round(4 * done / seconds)}/s, ${lost} lost, ${wrong} wrong, ` +
     `round trip p50 ${p50} us, p99 ${p99} us`;
-  return { operations: 4 * done, seconds, lost, wrong, p50, p99, summary };
+  return { operations: 4 * done, seconds: rounded(seconds), lost, wrong, p50, p99, summary };
 }
 
 const BAR_WIDTH = 40;

@@ -9,9 +9,10 @@ export const sync = define({
     "The daemon must have a heap file. What it has answered survives its process without this, but " +
     "only what is on the disk survives the machine, and only if the daemon is ended before that goes down. It prints nothing, or {} with --json.",
   example: "mallocd-client sync",
+  silent: true,
   prepare: () => async (context) => {
     await context.remote.sync({ signal: context.terminal.signal });
-    print(context, "", {});
+    print(context, "", { synced: true });
     return true;
   },
 });

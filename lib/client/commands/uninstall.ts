@@ -6,6 +6,7 @@ export const uninstall = define({
   words: "HANDLE",
   help: "uninstall a procedure, for everybody",
   example: "mallocd-client uninstall 281474976710720",
+  silent: true,
   prepare: ([handle]) => {
     const procedure = parseNumber("HANDLE", handle!);
     return async (context) => {

@@ -13,6 +13,7 @@ import {
   print,
   WINDOW,
 } from "../command.ts";
+import { bytesOf } from "../text.ts";
 
 export const write = define({
   words: "PTR LEN [DATA...]",
@@ -21,10 +22,11 @@ export const write = define({
     "DATA must have that length; of standard input LEN bytes are read, and no more. LEN - means as " +
     "long as the data is. What is longer than a datagram is written in pieces, so not atomically.",
   example: "mallocd-client write 842350460928 5 hello",
+  silent: true,
   prepare: ([pointer, length, ...words]) => {
     const address = parsePointer(pointer!);
     const wanted = length === "-" ? undefined : parseLength(length!);
-    const given = words.length === 0 ? undefined : new TextEncoder().encode(words.join(" "));
+    const given = words.length === 0 ? undefined : bytesOf(words.join(" "));
     if (given !== undefined && wanted !== undefined && given.length !== wanted) {
       throw new UsageError(
         `LEN is ${wanted} but DATA is ${given.length} bytes long`,
