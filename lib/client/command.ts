@@ -16,6 +16,8 @@ export class OutputError extends Error {
 export interface Terminal {
   /** Data, and nothing else. */
   write(data: Uint8Array | string): void;
+  /** Throws OutputError if nobody would get what is written, as far as that can be known before. */
+  mustBeOpen(): void;
   /** Messages. */
   say(line: string): void;
   /** Shows progress on one line, if somebody is watching; "" clears it. */
@@ -153,6 +155,7 @@ export async function readAll(
   length: number,
   use: (data: Uint8Array, at: bigint) => void,
 ): Promise<void> {
+  terminal.mustBeOpen();
   mustFit(remote, "read", pointer, length);
   const window = new Uint8Array(Math.min(WINDOW, length));
   let done = 0;
@@ -247,10 +250,16 @@ export function printBytes(
 }
 
 /**
- * Prints the pointer of a block, `old` before it was resized. A block that is new is freed if that fails,
- * since nobody would know of it; of another is said where it is.
+ * Allocates a block and prints its pointer, `old` before it was resized. A block that is new is freed if
+ * that fails, since nobody would know of it; of another is said where it is.
  */
-export async function printBlock(context: Context, pointer: bigint, old = 0n): Promise<boolean> {
+export async function printBlock(
+  context: Context,
+  allocate: () => Promise<bigint>,
+  old = 0n,
+): Promise<boolean> {
+  context.terminal.mustBeOpen();
+  const pointer = await allocate();
   if (old === 0n) context.onBlock?.(pointer);
   try {
     print(context, `${formatPointer(pointer, context.hex)}\n`, { pointer });

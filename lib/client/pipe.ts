@@ -49,7 +49,9 @@ export async function pipe(context: Context): Promise<boolean> {
   };
   for await (const line of linesOf(terminal)) {
     if (/^\s*(#|$)/.test(line)) continue;
-    results.push(run(line, context));
+    const result = run(line, context);
+    result.catch(() => {}); // what it throws is seen in its turn
+    results.push(result);
     if (results.length === UNDER_WAY) await print();
   }
   while (results.length > 0) await print();

@@ -28,6 +28,12 @@ const terminal: Terminal = {
       at += read;
     }
   },
+  mustBeOpen() {
+    if (!isClosed) return;
+    throw new OutputError(
+      "standard output is closed, or /dev/null open for reading, too: >/dev/null will do",
+    );
+  },
   say: (line) => console.error(line),
   progress(line) {
     if (!Deno.stderr.isTerminal()) return;
@@ -115,7 +121,6 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   if (command !== undefined) {
     checkFlags(command, given);
     checkWords(command, words);
-    if (ALLOCATING.includes(command)) mustHaveOutput();
   }
   if (command === "help") {
     const about = words[0] === undefined ? undefined : commandOf(words[0]);
@@ -135,6 +140,7 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   const credentials = isQuic(server) ? readCredentials(values.ca, values["token-file"]) : {};
   const prepare = command === undefined ? () => pipe : COMMANDS[command].prepare;
   const prepared = prepare?.(words);
+  if (command === undefined || DEPENDENT.includes(command)) lookAtOutput();
   if (command !== "shell") forgoFiles();
   if (prepared === undefined && typeof heavy === "function") return await heavy(args);
   const run = prepared ?? (heavy as Readonly<Record<string, Run>>)[command!]!;
@@ -172,26 +178,34 @@ function describeAsJson(names: readonly CommandName[]): void {
   }
 }
 
-/** Commands whose output is all that anybody will know of a block. */
-const ALLOCATING: readonly CommandName[] = ["malloc", "calloc", "realloc"];
+/** Commands that are of no use, or leave behind what nobody knows of, without their output. */
+const DEPENDENT: readonly CommandName[] = [
+  "malloc",
+  "calloc",
+  "realloc",
+  "install",
+  "read",
+  "dump",
+  "shell",
+];
+
+let isClosed = false;
 
 /**
- * Throws OutputError if standard output was closed by whoever started the program (`>&-`). The runtime has
- * put /dev/null in its place, open for reading, too, which is how it shows. A /dev/null that somebody else
- * has opened so cannot be told from it, by nothing that /proc shows.
+ * Finds out whether standard output was closed by whoever started the program (`>&-`). The runtime has put
+ * /dev/null in its place, open for reading, too, which is how it shows. A /dev/null that somebody else has
+ * opened so cannot be told from it, by nothing that /proc shows, and so no command is refused for it that
+ * is of use all the same.
  */
-function mustHaveOutput(): void {
+function lookAtOutput(): void {
   if (Deno.build.os !== "linux" || Deno.stdout.isTerminal()) return;
   const own = "/proc/self/fd/1";
   try {
     const isReadable = (Deno.lstatSync(own).mode! & 0o400) !== 0;
-    if (!isReadable || Deno.readLinkSync(own) !== "/dev/null") return;
+    isClosed = isReadable && Deno.readLinkSync(own) === "/dev/null";
   } catch {
-    return; // without /proc it cannot be known
+    // without /proc it cannot be known
   }
-  throw new OutputError(
-    "standard output is closed, or /dev/null open for reading, too: >/dev/null will do",
-  );
 }
 
 /** What goes together with a quic:// server, and what does not. */

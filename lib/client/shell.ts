@@ -225,7 +225,8 @@ async function evaluate(
   const write = (data: Uint8Array | string) => {
     value += typeof data === "string" ? data : textOf(data);
   };
-  const terminal = within(context.terminal, { write, isTerminal: false });
+  const mustBeOpen = () => {};
+  const terminal = within(context.terminal, { write, mustBeOpen, isTerminal: false });
   await run(command, rest, { ...context, terminal, json: false });
   return name === "read" ? value : value.trimEnd(); // bytes are kept as they are
 }

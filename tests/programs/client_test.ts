@@ -61,15 +61,26 @@ Deno.test("mallocd-client does not allocate when standard output is closed", asy
   await using daemon = await Mallocd.start();
   const message =
     "standard output is closed, or /dev/null open for reading, too: >/dev/null will do";
-  for (const command of ["malloc 10", "calloc 1 10", "realloc 0 10"]) {
+  const lines = ["shell", "--pipe", "--pipe --json"].map((line) => `${line} <<<"malloc 10"`);
+  const reads = [`read ${FIRST} 5`, `dump ${FIRST} 5`, `--json read ${FIRST} 5`];
+  const commands = [
+    "malloc 10",
+    "calloc 1 10",
+    "realloc 0 10",
+    "-r 3 malloc 10",
+    "install README.md",
+  ];
+  for (const command of [...commands, ...lines, ...reads]) {
     for (const output of [">&-", "1<>/dev/null"]) {
       const line = `mallocd-client ${command} ${output}`;
-      assertEquals(await run("sh", ["-c", line], { env: daemon.env }), failed(message), line);
+      assertEquals(await run("bash", ["-c", line], { env: daemon.env }), failed(message), line);
     }
   }
   assertEquals(await daemon.client("malloc 10"), done(`${FIRST}\n`));
-  const line = "mallocd-client malloc 10 >/dev/null && mallocd-client ping --count 1 1<>/dev/null";
-  assertEquals(await run("sh", ["-c", line], { env: daemon.env }), done());
+  const line =
+    "mallocd-client malloc 10 >/dev/null && mallocd-client ping --count 1 1<>/dev/null " +
+    `&& mallocd-client --pipe <<<'write ${FIRST} "x"' 1<>/dev/null`;
+  assertEquals(await run("bash", ["-c", line], { env: daemon.env }), done());
   assertEquals(await daemon.client("malloc 10"), done(`${FIRST + 32}\n`));
 });
 

@@ -10,6 +10,6 @@ export const calloc = define({
   prepare: ([count, size]) => {
     const elements = parseNumber("N", count!);
     const bytes = parseSizeOf("SIZE", size!);
-    return async (context) => printBlock(context, await context.remote.calloc(elements, bytes));
+    return (context) => printBlock(context, () => context.remote.calloc(elements, bytes));
   },
 });

@@ -15,6 +15,7 @@ export const install = define({
   prepare: ([path]) => {
     const module = readModule(path!); // now, for the permission is given up before anything is sent
     return async (context) => {
+      context.terminal.mustBeOpen();
       const handle = await context.remote.install(module);
       print(context, `${handle}\n`, { handle: `${handle}` });
       return true;

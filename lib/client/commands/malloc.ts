@@ -9,6 +9,6 @@ export const malloc = define({
   example: "mallocd-client malloc 5",
   prepare: ([length]) => {
     const bytes = parseSizeOf("LEN", length!);
-    return async (context) => printBlock(context, await context.remote.malloc(bytes));
+    return (context) => printBlock(context, () => context.remote.malloc(bytes));
   },
 });

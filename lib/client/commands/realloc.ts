@@ -11,7 +11,6 @@ export const realloc = define({
   prepare: ([pointer, length]) => {
     const address = parsePointer(pointer!);
     const bytes = parseSizeOf("LEN", length!);
-    return async (context) =>
-      printBlock(context, await context.remote.realloc(address, bytes), address);
+    return (context) => printBlock(context, () => context.remote.realloc(address, bytes), address);
   },
 });
