@@ -148,6 +148,20 @@ export function untilAborted<T>(
   return promise.finally(() => signal.removeEventListener("abort", abort));
 }
 
+/** What a promise gives, or the signal's reason as soon as it is aborted, whatever the promise gives then. */
+export function unlessAborted<T>(
+  signal: AbortSignal | undefined,
+  promise: Promise<T>,
+): Promise<T> {
+  if (signal === undefined) return promise;
+  const { promise: first, resolve, reject } = withResolvers<T>();
+  const abort = () => reject(signal.reason);
+  if (signal.aborted) abort();
+  signal.addEventListener("abort", abort, { once: true });
+  promise.then(resolve, reject);
+  return first.finally(() => signal.removeEventListener("abort", abort));
+}
+
 /** The call will never be answered, because its Remote was closed. */
 export function closedError(call: Call): DOMException {
   return new DOMException(`${describe(call)}: the remote was closed`, "AbortError");

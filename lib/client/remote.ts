@@ -25,6 +25,7 @@ import {
   RefusedError,
   RemoteError,
   StaleEpochError,
+  unlessAborted,
 } from "./exchange.ts";
 import {
   FIELD,
@@ -161,7 +162,7 @@ export class Remote implements AsyncDisposable {
     if (typeof server === "string" && server.includes(",")) {
       return await connectToAny(server.split(","), options, call);
     }
-    const transport = options.transport ?? await open(server, timeout, options);
+    const transport = options.transport ?? await open(server, timeout, signal, options);
     try {
       if (protocol === "classic") {
         return new Remote(server, new ClassicExchange(transport, clock), timeout);
@@ -257,7 +258,7 @@ export class Remote implements AsyncDisposable {
     asField("a pointer", pointer);
     if (!Number.isSafeInteger(length) || length < 0) {
       throw new RangeError(
-        `Cannot read ${shown(length)} bytes: a length is a whole number, at least 0`,
+        `Cannot read ${shown(length)} bytes: a length is a number, whole and at least 0`,
       );
     }
     if (this.#hello !== undefined && !this.#hello.cluster && BigInt(length) > this.#hello.size) {
@@ -274,8 +275,8 @@ export class Remote implements AsyncDisposable {
    */
   async readInto(pointer: bigint, into: Uint8Array, options: CallOptions = {}): Promise<void> {
     asField("a pointer", pointer);
-    if (!(into instanceof Uint8Array)) {
-      throw new TypeError(`Cannot read into a ${typeof into}: it has to be a Uint8Array`);
+    if (!isBytes(into)) {
+      throw new TypeError(`Cannot read into ${kindOf(into)}: it has to be a Uint8Array`);
     }
     const epoch = this.#epochOf("read", [pointer]); // of all pieces, whatever happens between them
     await this.#inPieces(into.length, async (at, bodyLength) => {
@@ -289,8 +290,8 @@ export class Remote implements AsyncDisposable {
   /** Writes bytes. More than one datagram holds is written in pieces, and so not atomically. */
   async write(pointer: bigint, data: Uint8Array, options: CallOptions = {}): Promise<void> {
     asField("a pointer", pointer);
-    if (!(data instanceof Uint8Array)) {
-      throw new TypeError(`Cannot write a ${typeof data}: what is written is a Uint8Array`);
+    if (!isBytes(data)) {
+      throw new TypeError(`Cannot write ${kindOf(data)}: what is written is a Uint8Array`);
     }
     const epoch = this.#epochOf("write", [pointer]); // of all pieces, whatever happens between them
     const taken = this.#copy(data); // the caller may change its own before the last repeat is sent
@@ -354,12 +355,17 @@ export class Remote implements AsyncDisposable {
    * Tagged protocol only.
    */
   async install(module: Uint8Array, options: CallOptions = {}): Promise<bigint> {
+    this.#check(options);
     const { signal: _, ...unaborted } = options; // whoever gives it up wants the block back all the same
-    const pointer = await this.malloc(module.length, options);
+    if (!isBytes(module)) {
+      throw new TypeError(`Cannot install ${kindOf(module)}: a module is a Uint8Array`);
+    }
+    const taken = new Uint8Array(module); // now, as in write()
+    const pointer = await this.malloc(taken.length, options);
     let handle: bigint;
     try {
-      await this.write(pointer, module, options);
-      handle = asBigInt(await this.#call("install", [pointer, BigInt(module.length)], options));
+      await this.write(pointer, taken, options);
+      handle = asBigInt(await this.#call("install", [pointer, BigInt(taken.length)], options));
     } catch (error) {
       await this.free(pointer, unaborted).catch(() => {}); // it is the first error that is told
       throw error;
@@ -378,7 +384,7 @@ export class Remote implements AsyncDisposable {
     args: Uint8Array | readonly bigint[] = [],
     options: CallOptions = {},
   ): Promise<bigint> {
-    const data = args instanceof Uint8Array ? new Uint8Array(args) : asFields(args);
+    const data = isBytes(args) ? new Uint8Array(args) : asFields(args);
     const { chunk } = this.#exchange;
     if (data.length > chunk) {
       throw new RangeError(
@@ -482,8 +488,10 @@ export class Remote implements AsyncDisposable {
   async survey(
     options: CallOptions = {},
   ): Promise<({ server: string; hello: Hello } | undefined)[]> {
-    const { timeout } = this.#check(options);
-    return this.#exchange instanceof ClusterExchange ? await this.#exchange.survey(timeout) : [];
+    const { timeout, signal } = this.#check(options);
+    signal?.throwIfAborted();
+    if (!(this.#exchange instanceof ClusterExchange)) return [];
+    return await unlessAborted(signal, this.#exchange.survey(timeout));
   }
 
   /** Rejects the calls that are pending, with an AbortError, and lets go of the socket. */
@@ -592,7 +600,23 @@ async function connectToAny(
   throw failure;
 }
 
+/** What the signal ends is the wait: a name may be looked up for long. */
 async function open(
+  server: string,
+  timeout: number,
+  signal: AbortSignal | undefined,
+  options: RemoteOptions,
+): Promise<Transport> {
+  const opening = openAny(server, timeout, options);
+  try {
+    return await unlessAborted(signal, opening);
+  } catch (error) {
+    opening.then((transport) => transport.close(), () => {});
+    throw error;
+  }
+}
+
+async function openAny(
   server: string,
   timeout: number,
   { ca, token }: RemoteOptions,
@@ -620,6 +644,7 @@ async function open(
 
 /** A value as its writer would know it: "5", a string, is told from the number 5. */
 function shown(value: unknown): string {
+  if (typeof value === "bigint") return `${value}n`;
   return typeof value === "string" ? JSON.stringify(value) : String(value);
 }
 
@@ -643,8 +668,29 @@ function asField(what: string, value: bigint): bigint {
   throw new RangeError(`Cannot take ${value}: ${what} is from -2^63 to 2^64 - 1`);
 }
 
+/** Whether it is a Uint8Array, also one of another realm, as test runners and node:vm have them. */
+function isBytes(value: unknown): value is Uint8Array {
+  return ArrayBuffer.isView(value) && Object.prototype.toString.call(value) === UINT8_ARRAY;
+}
+
+const UINT8_ARRAY = "[object Uint8Array]";
+
+/** What a value is that ought to be something else: `a string`, `null`, `an ArrayBuffer`. */
+function kindOf(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  const kind = typeof value === "object"
+    ? Object.prototype.toString.call(value).slice("[object ".length, -1)
+    : typeof value;
+  return `${/^[AEIOaeio]/.test(kind) ? "an" : "a"} ${kind}`;
+}
+
 /** The bytes of fields: 64 bits each, big-endian. */
 function asFields(values: readonly bigint[]): Uint8Array {
+  if (!Array.isArray(values)) {
+    throw new TypeError(
+      `Cannot call with ${kindOf(values)}: use a Uint8Array or an array of bigints`,
+    );
+  }
   const view = new DataView(new ArrayBuffer(FIELD * values.length));
   values.forEach((value, i) => view.setBigUint64(FIELD * i, asField("an argument", value)));
   return new Uint8Array(view.buffer);
@@ -661,12 +707,17 @@ const CALL_OPTIONS = "{ timeout: 1000 } or { signal }";
 
 /** Checks that options are an object of some, and not what one of them ought to be. */
 function checkOptions(options: object, example: string): void {
-  if (typeof options === "object" && options !== null && !(options instanceof AbortSignal)) return;
-  const what = options instanceof AbortSignal ? "a signal" : String(options);
+  if (typeof options === "object" && options !== null && !isSignal(options)) return;
+  const what = isSignal(options) ? "a signal" : String(options);
   throw new TypeError(`Cannot take ${what}: options are an object, such as ${example}`);
 }
 
 function checkSignal(signal: AbortSignal | undefined): void {
-  if (signal === undefined || signal instanceof AbortSignal) return;
-  throw new TypeError(`Cannot take ${signal}: a signal is an AbortSignal`);
+  if (signal === undefined || isSignal(signal)) return;
+  throw new TypeError(`Cannot take ${shown(signal)}: a signal is an AbortSignal`);
+}
+
+/** Whether it is an AbortSignal, also one of another realm. */
+function isSignal(value: unknown): value is AbortSignal {
+  return Object.prototype.toString.call(value) === "[object AbortSignal]";
 }

@@ -1,5 +1,6 @@
 /** The client library over real sockets, with the real daemon and with one that misbehaves as told. */
 
+import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import {
   decodeRequest,
@@ -43,6 +44,33 @@ const SLOW_CLOCK: Clock = {
   now: () => REAL_CLOCK.now() / 1000,
   after: (ms, then) => REAL_CLOCK.after(ms * 1000, then),
 };
+
+/** Its time goes on when it is told to. */
+class StoppedClock implements Clock {
+  #time = 0;
+  readonly #timers = new Set<() => void>();
+
+  now(): number {
+    return this.#time;
+  }
+
+  after(_ms: number, then: () => void): () => void {
+    this.#timers.add(then);
+    return () => this.#timers.delete(then);
+  }
+
+  random(): number {
+    return 0.5;
+  }
+
+  /** All timers go off: what is not due yet sets another one. */
+  advance(ms: number): void {
+    this.#time += ms;
+    const due = [...this.#timers];
+    this.#timers.clear();
+    for (const then of due) then();
+  }
+}
 
 const bytesOf = (text: string) => new TextEncoder().encode(text);
 
@@ -373,6 +401,16 @@ socketTest(
     const text = "hello" as unknown as Uint8Array;
     await assertRejects(() => remote.write(BASE, text), TypeError, "Cannot write a string");
     await assertRejects(() => remote.readInto(BASE, text), TypeError, "Cannot read into a string");
+    await assertRejects(() => remote.install(text), TypeError, "Cannot install a string");
+    await assertRejects(() => remote.call(1n, text), TypeError, "Cannot call with a string");
+    const buffer = new ArrayBuffer(5) as unknown as Uint8Array;
+    await assertRejects(() => remote.write(BASE, buffer), TypeError, "Cannot write an ArrayBuffer");
+    const none = null as unknown as Uint8Array;
+    await assertRejects(() => remote.write(BASE, none), TypeError, "Cannot write null");
+    const numbers = [1] as unknown as bigint[];
+    await assertRejects(() => remote.call(1n, numbers), TypeError, "Cannot take 1: an argument");
+    const big = 5n as unknown as number;
+    await assertRejects(() => remote.read(BASE, big), RangeError, "Cannot read 5n bytes");
     for (const timeout of ["5" as unknown as number, 0, -1, NaN, MAX_TIMEOUT_MS + 1]) {
       await assertRejects(() => remote.malloc(1, { timeout }), RangeError, "timeout");
       await assertRejects(() => Remote.connect({ server, timeout }), RangeError, "timeout");
@@ -494,6 +532,52 @@ socketTest("Remote waits for a daemon that was there: it may be restarting", asy
   assertEquals(await waiting, 0x0101010101010101n);
 });
 
+socketTest("Remote takes bytes of any kind of memory, and of another realm", async () => {
+  await using daemon = await startDaemon();
+  await using remote = await Remote.connect({ server: daemon.server });
+  const foreign: Uint8Array = runInNewContext("new Uint8Array(5)");
+  assert(!(foreign instanceof Uint8Array));
+  const shared = new Uint8Array(new SharedArrayBuffer(16)).subarray(3, 8);
+  const resizable = new Uint8Array(new ArrayBuffer(5, { maxByteLength: 10 }));
+  const { buffer } = new WebAssembly.Memory({ initial: 1 });
+  const pointer = await remote.malloc(16);
+  for (const bytes of [foreign, shared, resizable, new Uint8Array(buffer, 7, 5)]) {
+    bytes.set([1, 2, 3, 4, 5]);
+    await remote.write(pointer, bytes);
+    assertEquals([...await remote.read(pointer, 5)], [1, 2, 3, 4, 5]);
+    await remote.write(pointer, new Uint8Array([5, 4, 3, 2, 1]));
+    await remote.readInto(pointer, bytes);
+    assertEquals([...bytes], [5, 4, 3, 2, 1]);
+  }
+});
+
+socketTest("Remote.install() takes the module's bytes when it is called", async () => {
+  const modules: string[] = [];
+  await using daemon = new FakeDaemon(tagged(async (request, from, daemon) => {
+    const { opcode } = decoded(request);
+    if (opcode === METHODS.write.opcode) modules.push(request.subarray(-5).toHex());
+    await daemon.send(replyTo(request), from);
+  }));
+  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  const module = new Uint8Array(FIVE_ONES);
+  const installing = remote.install(module);
+  module.fill(2);
+  assertEquals([await installing, modules], [0x0101010101010101n, ["0101010101"]]);
+});
+
+socketTest(
+  "Remote.connect() ends when its signal is aborted while a name is looked up",
+  async () => {
+    const controller = new AbortController();
+    const connecting = reasonOf(
+      Remote.connect({ server: "localhost:9", protocol: "classic" }, { signal: controller.signal }),
+    );
+    controller.abort("changed my mind");
+    assertEquals(await connecting, "changed my mind");
+    await new Promise((resolve) => setTimeout(resolve, 100)); // the socket that comes too late is closed
+  },
+);
+
 for (const protocol of PROTOCOLS) {
   socketTest(`Remote gives up one ${protocol} call in time, and serves the next`, async () => {
     // It does not answer reads of 13 bytes.
@@ -574,6 +658,13 @@ const CALLS: Readonly<
   write: (remote, options) => remote.write(BASE, FIVE_ONES, options),
   compareAndSwap: (remote, options) => remote.compareAndSwap(BASE, 0n, 1n, options),
   fetchAndAdd: (remote, options) => remote.fetchAndAdd(BASE, 1n, options),
+  readInto: (remote, options) => remote.readInto(BASE, new Uint8Array(1), options),
+  install: (remote, options) => remote.install(FIVE_ONES, options),
+  call: (remote, options) => remote.call(1n, [], options),
+  uninstall: (remote, options) => remote.uninstall(1n, options),
+  sync: (remote, options) => remote.sync(options),
+  snapshot: (remote, options) => remote.snapshot(options),
+  stats: (remote, options) => remote.stats(options),
   ping: (remote, options) => remote.ping(options),
   renew: (remote, options) => remote.renew(options),
 };
@@ -591,7 +682,9 @@ socketTest("Remote rejects options that are none, before it sends anything", asy
     [{ signal: 5 }, "Cannot take 5: a signal is an AbortSignal"],
   ];
   const connect = (_: Remote, options?: CallOptions) => Remote.connect({ server }, options);
-  for (const [method, call] of Object.entries({ ...CALLS, connect })) {
+  // Of a daemon that is no cluster's there is nothing to ask.
+  const survey = (remote: Remote, options?: CallOptions) => remote.survey(options);
+  for (const [method, call] of Object.entries({ ...CALLS, connect, survey })) {
     await t.step(`${method}()`, async () => {
       for (const [options, message] of misuses) {
         await assertRejects(() => call(remote, options as CallOptions), TypeError, message);
@@ -934,16 +1027,25 @@ socketTest("Remote claims its epoch, and shows its token, in every datagram", as
 socketTest(
   "Remote sends again at once what was too much for now, and says so when its time is up",
   async () => {
-    let refusals = 200; // with the waits of what was lost it would take minutes
+    let refusals = 200;
+    const again = Promise.withResolvers<void>();
+    let thirteens = 0;
     await using daemon = new FakeDaemon(tagged(async (request, from, daemon) => {
-      const isTooMuch = request.at(-1) === 13 || refusals-- > 0;
+      const isThirteen = request.at(-1) === 13;
+      if (isThirteen && ++thirteens === 2) again.resolve();
+      const isTooMuch = isThirteen || refusals-- > 0;
       await daemon.send(isTooMuch ? refusal(request, ERRNO.EAGAIN) : replyTo(request), from);
     }));
-    await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+    const { server } = daemon;
+    // Time stands still: nothing is sent again because it was waited for.
+    const clock = new StoppedClock();
+    await using remote = await Remote.connect({ server, timeout: PATIENCE_MS, clock });
     assertEquals(await remote.read(BASE, 5), FIVE_ONES);
     const tags = daemon.requests.slice(1).map((request) => request.subarray(0, 4).toHex());
     assertEquals([tags.length, new Set(tags).size], [201, 1]);
     const reading = remote.read(BASE, 13, { timeout: 100 });
+    await again.promise; // and so it knows that it was refused
+    clock.advance(101);
     assertEquals((await assertRejects(() => reading, RefusedError)).errno, "EAGAIN");
   },
 );

@@ -13,6 +13,7 @@ import {
   NoReplyError,
   RefusedError,
   RemoteError,
+  unlessAborted,
   withResolvers,
 } from "../exchange.ts";
 import { type Cluster, decodeHello, type Hello } from "../hello.ts";
@@ -86,8 +87,13 @@ export class ClusterExchange implements Exchange {
     this.#owners.set(this.#home, Promise.resolve(owner));
   }
 
-  async call(call: Call): Promise<Uint8Array> {
-    if (this.#closed) throw closedError(call);
+  call(call: Call): Promise<Uint8Array> {
+    if (this.#closed) return Promise.reject(closedError(call));
+    if (call.signal?.aborted) return Promise.reject(call.signal.reason);
+    return unlessAborted(call.signal, this.#route(call)); // a range may have to be found first
+  }
+
+  async #route(call: Call): Promise<Uint8Array> {
     const pointer = pointerOf(call);
     const isNew = call.method === "malloc" || call.method === "realloc" && pointer === 0n;
     if (isNew) return await this.#allocate(call);
