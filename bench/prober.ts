@@ -19,17 +19,26 @@ export interface Server extends AsyncDisposable {
 
 /** The daemon of this source tree, on a free port. */
 export function startMallocd(engine: string, ...options: string[]): Promise<Server> {
-  const args = ["-P=daemon", "main.ts", "--port", "0", "--engine", engine, ...options];
-  return startServer(args, "stderr");
+  return startServer(mallocd(engine, ...options), "stderr");
 }
 
-/** Runs a program with Deno, which says in its first line on which port of HOST it listens. */
+/** What Deno runs as the daemon of this source tree. */
+export function mallocd(engine: string, ...options: string[]): string[] {
+  return ["-P=daemon", "main.ts", "--port", "0", "--engine", engine, ...options];
+}
+
+/**
+ * Runs a program with Deno, which says in its first line on which port of HOST it listens. `prefix` comes
+ * before the command line, as `taskset -c 0` does.
+ */
 export async function startServer(
   args: readonly string[],
   output: "stdout" | "stderr",
+  prefix: readonly string[] = [],
 ): Promise<Server> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-q", ...args],
+  const [command, ...words] = [...prefix, Deno.execPath(), "run", "-q", ...args];
+  const child = new Deno.Command(command!, {
+    args: words,
     cwd: ROOT,
     stdout: "null",
     stderr: "inherit",

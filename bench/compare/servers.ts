@@ -4,6 +4,7 @@
  */
 
 import { VERSION } from "../../lib/cli/version.ts";
+import { mallocd, startServer } from "../prober.ts";
 import { type Load, PIPELINE, type ServerKey } from "./loads.ts";
 import type { Measurement } from "./measurement.ts";
 import { HOST, ROOT, run, runClient, runRedisBenchmark } from "./programs.ts";
@@ -26,7 +27,7 @@ export interface Server {
 type Launch = (
   program: string,
   args: readonly string[],
-  output?: Pick<Deno.CommandOptions, "stdout" | "stderr">,
+  stdout?: Deno.CommandOptions["stdout"],
 ) => Deno.ChildProcess;
 
 /**
@@ -34,15 +35,15 @@ type Launch = (
  * each command line, see cores.ts.
  */
 export async function startServers(prefix: readonly string[]): Promise<Server[]> {
-  const launch: Launch = (program, args, { stdout = "null", stderr = "null" } = {}) => {
+  const launch: Launch = (program, args, stdout = "null") => {
     const [command = program, ...words] = [...prefix, program, ...args];
-    const options = { args: words, cwd: ROOT, stdin: "null", stdout, stderr } as const;
+    const options = { args: words, cwd: ROOT, stdin: "null", stdout, stderr: "null" } as const;
     return new Deno.Command(command, options).spawn();
   };
   const servers: Server[] = [];
   for (const start of [startSyscall, startDatagram, startBound, startRedis, startMemcached]) {
     try {
-      servers.push(...await start(launch));
+      servers.push(...await start(launch, prefix));
     } catch (error) {
       console.error(`bench-compare: ${error instanceof Error ? error.message : error}`);
     }
@@ -50,21 +51,19 @@ export async function startServers(prefix: readonly string[]): Promise<Server[]>
   return servers;
 }
 
-const startSyscall = (launch: Launch) => startMallocd(launch, "syscall");
-const startDatagram = (launch: Launch) => startMallocd(launch, "datagram");
+type Prefix = readonly string[];
 
-async function startMallocd(launch: Launch, engine: "syscall" | "datagram"): Promise<Server[]> {
-  const words = ["run", "--quiet", "-P=daemon", "--allow-read=lib", "main.ts", "--port", "0"];
-  const child = launch(Deno.execPath(), [...words, "--engine", engine], { stderr: "piped" });
-  const ready = await firstLine(child.stderr);
-  const port = /\baddress=\S+:(\d+)/.exec(ready)?.[1];
-  if (port === undefined) throw new Error(`Cannot start mallocd --engine ${engine}: ${ready}`);
+const startSyscall = (_: Launch, prefix: Prefix) => startMallocd(prefix, "syscall");
+const startDatagram = (_: Launch, prefix: Prefix) => startMallocd(prefix, "datagram");
+
+async function startMallocd(prefix: Prefix, engine: "syscall" | "datagram"): Promise<Server[]> {
+  const daemon = await startServer(mallocd(engine), "stderr", prefix);
   return [{
     key: engine,
     name: `mallocd, ${engine}`,
     version: `${VERSION}, Deno ${Deno.version.deno}`,
-    measure: (load, ms) => load.client && runClient(port, load.client, ms),
-    stop: () => stop(child),
+    measure: (load, ms) => load.client && runClient(`${daemon.port}`, load.client, ms),
+    stop: async () => await daemon[Symbol.asyncDispose](),
   }];
 }
 
@@ -75,7 +74,7 @@ async function startBound(launch: Launch): Promise<Server[]> {
   const folder = await Deno.makeTempDir();
   const program = `${folder}/bound`;
   await run("cc", "-O2", "-o", program, new URL("bench/bound.c", ROOT).pathname);
-  const child = launch(program, [], { stdout: "piped" });
+  const child = launch(program, [], "piped");
   const port = await firstLine(child.stdout);
   await Deno.remove(folder, { recursive: true });
   return [{
