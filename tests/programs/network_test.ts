@@ -47,7 +47,7 @@ const noSyscall = Deno.build.os === "linux" && hasLibc && made.trim() !== "datag
   ? ""
   : " (skipped: no syscall engine)";
 
-/** What every script begins with: `start` makes a daemon, `malloc` asks it in the classic way. */
+/** What every script begins with: `start` makes a daemon, `forge` sends from any address. */
 const PRELUDE = `
 import atexit, ctypes, os, re, signal, socket, struct, subprocess, sys, time
 
@@ -64,6 +64,13 @@ def asker(family=socket.AF_INET):
     own = socket.socket(family, socket.SOCK_DGRAM)
     own.settimeout(5)
     return own
+
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+def forge(source, target, port, data):
+    udp = struct.pack(">HHHH", 5000, port, 8 + len(data), 0) + data
+    addresses = socket.inet_aton(source) + socket.inet_aton(target)
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
+    raw.sendto(ip + udp, (target, 0))
 
 MALLOC = struct.pack(">QQ", 0, 64)
 `;
@@ -93,17 +100,11 @@ daemon, port, _ = start("--engine", "syscall", "--host", "0.0.0.0", "--allow", "
 own = asker()
 own.sendto(MALLOC, ("127.0.0.1", port))
 pointer, = struct.unpack(">Q", own.recv(64))
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-read = struct.pack(">QQQ", word_read := 2, pointer, 16384)
-def forge(neighbour):
-    udp = struct.pack(">HHHH", 5000, port, 8 + len(read), 0) + read
-    source = socket.inet_aton(f"10.9.0.{neighbour}")
-    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, source, socket.inet_aton("10.9.0.1"))
-    raw.sendto(ip + udp, ("10.9.0.1", 0))
+read = struct.pack(">QQQ", 2, pointer, 16384)
 answered = 0
 own.settimeout(0.5)
 for round in range(50):
-    for i in range(20): forge(3 + (round * 20 + i) % 250)
+    for i in range(20): forge(f"10.9.0.{3 + (round * 20 + i) % 250}", "10.9.0.1", port, read)
     own.sendto(MALLOC, ("127.0.0.1", port))
     try:
         answered += len(own.recv(64)) == 8
@@ -135,13 +136,9 @@ pointer, = struct.unpack(">Q", own.recv(64))
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
 wire.bind(("reader", 0x0800))
 wire.settimeout(5)
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 def send(opcode, *fields):
     data = struct.pack(f">IHBB{len(fields)}Q", 1, 0, 3, opcode, *fields)
-    udp = struct.pack(">HHHH", 5000, port, 8 + len(data), 0) + data
-    source, target = socket.inet_aton("10.9.1.2"), socket.inet_aton("10.9.1.1")
-    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, source, target)
-    raw.sendto(ip + udp, ("10.9.1.1", 0))
+    forge("10.9.1.2", "10.9.1.1", port, data)
 send(7, 0, 0)
 token, = struct.unpack(">Q", wire.recv(2048)[42 + 56:42 + 64])
 served = 0
@@ -217,7 +214,6 @@ for command in (
     "ip neigh add 10.9.1.2 lladdr 02:00:00:00:00:02 dev slow nud permanent",
     "tc qdisc add dev slow root tbf rate 10mbit burst 32kb limit 64mb",
 ): subprocess.run(command.split(), check=True)
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 for sources in ["10.9.1.2"], [f"10.9.0.{i}" for i in range(3, 253)]:
     daemon, port, _ = start("--engine", "datagram", "--host", "10.9.0.1", "--allow", "10.9.0.0/16")
     own = asker()
@@ -240,12 +236,8 @@ for sources in ["10.9.1.2"], [f"10.9.0.{i}" for i in range(3, 253)]:
     def attack():
         global forged
         for i in range(20):
-            source = sources[forged % len(sources)]
+            forge(sources[forged % len(sources)], "10.9.0.1", port, read)
             forged += 1
-            udp = struct.pack(">HHHH", 5000, port, 8 + len(read), 0) + read
-            addresses = socket.inet_aton(source) + socket.inet_aton("10.9.0.1")
-            ip = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0) + addresses
-            raw.sendto(ip + udp, ("10.9.0.1", 0))
     answered = tries = 0
     # What it does at first is to wait; when it has waited enough nothing is in the way any more.
     while answered < 50 and tries < 1000:
