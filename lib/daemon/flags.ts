@@ -109,7 +109,7 @@ export const DAEMON_FLAGS = {
     "NAME",
     "auto",
     ENGINE_NAMES,
-    "how they are moved: auto, datagram, syscall or quic",
+    "how datagrams are moved: auto, datagram, syscall or quic",
   ),
   allow: networks("CIDR,...", "answer only these networks; needed where --host is no loopback"),
   anyone: on("answer everybody who can reach the socket"),
