@@ -325,7 +325,7 @@ export class Heap {
   }
 
   /** Notes that the bytes of the span, which must lie in the heap, were written by somebody else. */
-  soil(span: Span): void {
+  markDirty(span: Span): void {
     const offset = offsetOf(span, this.base);
     this.#markDirty(pageAt(offset), pageAt(offset + span.length - 1));
   }

@@ -616,7 +616,7 @@ class Meter {
     }
     code.put(Op.i32Const, DIRTY, Op.i32And, Op.i32Eqz, Op.if, NO_RESULT);
     code.put(Op.localGet).u32(place).put(Op.i32Const).s32(bytes);
-    code.put(Op.call).u32(this.#added0 + Added.soil).put(Op.end);
+    code.put(Op.call).u32(this.#added0 + Added.markDirty).put(Op.end);
     code.put(Op.localGet).u32(address).put(Op.localGet).u32(value);
     code.put(op).u32(align).u32(offset);
   }
@@ -658,7 +658,7 @@ class Meter {
       code: this.#move(op!, operands),
     }));
     return [
-      { type: AddedType.soil, code: this.#soil() },
+      { type: AddedType.markDirty, code: this.#markDirty() },
       fillBody!,
       copyBody!,
       { type: AddedType.begin, code: this.#begin(at) },
@@ -671,7 +671,7 @@ class Meter {
    * (address, length): makes the pages of so many bytes, at least 1, DIRTY, and counts those that were CLEAN.
    * What is not in the heap has no pages: it traps, as what is then done with it would.
    */
-  #soil(): Sink {
+  #markDirty(): Sink {
     const { pagesAt, regionsAt, pageShift, regionShift } = this.#map;
     const [page, length, last, region] = [0, 1, 2, 3];
     const code = new Sink().put(1, 2, I32);
@@ -701,7 +701,7 @@ class Meter {
     code.put(Op.localGet, 2, Op.i32Const, 4, Op.i32ShrU, Op.i32Sub, Op.globalSet).u32(this.#fuel);
     code.put(Op.globalGet).u32(this.#fuel).put(...TRAP_BELOW_ZERO);
     code.put(Op.localGet, 2, Op.if, NO_RESULT, Op.localGet, 0, Op.localGet, 2);
-    code.put(Op.call).u32(this.#added0 + Added.soil).put(Op.end);
+    code.put(Op.call).u32(this.#added0 + Added.markDirty).put(Op.end);
     code.put(Op.localGet, 0, Op.localGet, 1, Op.localGet, 2, Op.prefix).u32(op);
     for (const operand of operands) code.u32(operand);
     return code.put(Op.end);
@@ -751,10 +751,10 @@ function close(code: Sink, { hole, cost }: Gauge): void {
 const RUN_TYPE = "i32 i32 -> i32";
 
 /** The functions that are added, by their place after the module's own; of each init there is one more. */
-const Added = { soil: 0, fill: 1, copy: 2, begin: 3, run: 4, inits: 5 } as const;
+const Added = { markDirty: 0, fill: 1, copy: 2, begin: 3, run: 4, inits: 5 } as const;
 
 /** Their types, by their place after the module's own. */
-const AddedType = { soil: 0, move: 1, begin: 2, run: 3 } as const;
+const AddedType = { markDirty: 0, move: 1, begin: 2, run: 3 } as const;
 const ADDED_TYPES: readonly (readonly [parameters: number[], results: number[]])[] = [
   [[I32, I32], []],
   [[I32, I32, I32], []],

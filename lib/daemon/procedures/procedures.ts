@@ -192,7 +192,7 @@ export class Procedures {
       if (data.length > 0) {
         const refusal = this.#allocate(data);
         if (refusal !== Refusal.none) return refusal;
-        this.#heap.soil(data);
+        this.#heap.markDirty(data);
       }
       instance = new WebAssembly.Instance(compiled, this.#imports(metered, data));
     } catch (error) {
