@@ -178,14 +178,12 @@ function describeAsJson(names: readonly CommandName[]): void {
   }
 }
 
-/** Commands that are of no use, or leave behind what nobody knows of, without their output. */
+/** Commands that leave behind what nobody knows of without their output. */
 const DEPENDENT: readonly CommandName[] = [
   "malloc",
   "calloc",
   "realloc",
   "install",
-  "read",
-  "dump",
   "shell",
 ];
 
@@ -195,7 +193,7 @@ let isClosed = false;
  * Finds out whether standard output was closed by whoever started the program (`>&-`). The runtime has put
  * /dev/null in its place, open for reading, too, which is how it shows. A /dev/null that somebody else has
  * opened so cannot be told from it, by nothing that /proc shows, and so no command is refused for it that
- * is of use all the same.
+ * leaves nothing behind.
  */
 function lookAtOutput(): void {
   if (Deno.build.os !== "linux" || Deno.stdout.isTerminal()) return;
