@@ -28,49 +28,50 @@ function decode(cell: number): Cell {
 }
 
 /**
- * What the map ought to show, from a walk through the allocator grain by grain: it asks only where live
- * blocks start and how large they are. All else is free, in the largest blocks that are aligned.
+ * What the map ought to show, from a walk through the allocator: it asks only where live blocks start and how
+ * large they are. All else is free, in the largest blocks that are aligned.
  */
 function expected(buddy: Buddy, { dirty, cleared }: Pages, count: number): Cell[] {
-  const all = buddy.missing + buddy.grains;
-  const orders = new Int8Array(all).fill(NONE); // of the live block that a grain is part of
-  for (let grain = 0; grain < buddy.grains;) {
-    const order = buddy.orderAt(grain);
-    const size = order === NONE ? 1 : 2 ** order;
-    if (order !== NONE) orders.fill(order, buddy.missing + grain, buddy.missing + grain + size);
-    grain += size;
+  const { missing, maxOrder } = buddy;
+  const size = (missing + buddy.grains) / count;
+  const wholes = new Int8Array(count).fill(NONE); // of the live block that a cell is part of
+  const pieces = new Map<number, Map<number, number>>(); // of a cell that is cut up, live grains by order
+  for (const [grain, order] of buddy.allLive()) {
+    const [start, length] = [missing + grain, 2 ** order];
+    if (length >= size) wholes.fill(order, start / size, (start + length) / size);
+    else {
+      const cell = Math.floor(start / size);
+      const live = pieces.get(cell) ?? new Map();
+      pieces.set(cell, live.set(order, (live.get(order) ?? 0) + length));
+    }
   }
-  const liveBefore = new Int32Array(all + 1);
-  for (let i = 0; i < all; i++) liveBefore[i + 1] = liveBefore[i]! + (orders[i] === NONE ? 0 : 1);
-  const isFree = (from: number, to: number) =>
-    from >= buddy.missing && liveBefore[from] === liveBefore[to];
-  const size = all / count;
+  const takenBefore = new Int32Array(count + 1);
+  for (let i = 0; i < count; i++) {
+    const taken = i * size < missing || wholes[i] !== NONE || pieces.has(i);
+    takenBefore[i + 1] = takenBefore[i]! + (taken ? 1 : 0);
+  }
   return Array.from({ length: count }, (_, i) => {
     const [start, to] = [i * size, (i + 1) * size];
-    if (to <= buddy.missing) return ABSENT;
-    const from = Math.max(start, buddy.missing);
+    if (to <= missing) return ABSENT;
+    const from = Math.max(start, missing);
     const touched = [dirty, cleared].some((pages) =>
       pages.subarray(
-        Math.floor((from - buddy.missing) / PAGE_GRAINS),
-        Math.ceil((to - buddy.missing) / PAGE_GRAINS),
+        Math.floor((from - missing) / PAGE_GRAINS),
+        Math.ceil((to - missing) / PAGE_GRAINS),
       ).some((page) => page !== 0)
     );
-    const first = orders[from]!;
-    if (2 ** first >= size) {
-      return { absent: false, touched, whole: true, order: first, fullness: 255 };
-    }
+    const whole = wholes[i]!;
+    if (whole !== NONE) return { absent: false, touched, whole: true, order: whole, fullness: 255 };
     let free = NONE;
-    for (let order = Math.log2(size); order <= buddy.maxOrder; order++) {
-      const block = Math.floor(start / 2 ** order) * 2 ** order;
-      if (isFree(block, block + 2 ** order)) free = order;
+    for (let order = Math.log2(size); order <= maxOrder; order++) {
+      const cells = 2 ** order / size;
+      const first = Math.floor(i / cells) * cells;
+      if (takenBefore[first + cells] === takenBefore[first]) free = order;
     }
     if (free !== NONE) return { absent: false, touched, whole: true, order: free, fullness: 0 };
-    const live = new Map<number, number>();
-    for (const order of orders.subarray(from, to)) {
-      if (order !== NONE) live.set(order, (live.get(order) ?? 0) + 1);
-    }
-    const grains = [...live.values()].reduce((sum, n) => sum + n, 0);
-    const [order] = [...live].sort(([a, n], [b, m]) => m - n || b - a)[0] ?? [NONE];
+    const live = [...pieces.get(i) ?? []];
+    const grains = live.reduce((sum, [, n]) => sum + n, 0);
+    const [order] = live.sort(([a, n], [b, m]) => m - n || b - a)[0] ?? [NONE];
     const share = grains / (to - from);
     const fullness = share === 1 ? 255 : share === 0 ? 0 : 1 + Math.floor(share * 254);
     return { absent: false, touched, whole: false, order, fullness };
@@ -91,8 +92,11 @@ const SHAPES: [grains: number, maxCells: number][] = [
   [300_000, MAX_CELLS],
 ];
 
+/** Of a bit less than 4 GiB, a bit more, and as large as there are. */
+const LARGE = [2 ** 28 - 1, 2 ** 28 + 4711, 2 ** 30];
+
 /** Allocates, frees, resizes and writes at random, and looks at the map in between. */
-function exercise(grains: number, maxCells: number, seed: number): void {
+function exercise(grains: number, maxCells: number, seed: number, rounds = 6): void {
   const random = new Random(seed);
   const buddy = new Buddy(grains);
   const pages = newPages(grains);
@@ -102,7 +106,7 @@ function exercise(grains: number, maxCells: number, seed: number): void {
   /** What somebody has who only fetches the changes. */
   const viewer = new Uint16Array(map.cells.length);
   let seen = 0;
-  for (let round = 1; round <= 6; round++) {
+  for (let round = 1; round <= rounds; round++) {
     for (let i = 0; i < steps; i++) {
       const tide = round % 3 === 0 ? 0.3 : 0.6;
       if (random.chance(tide)) {
@@ -141,6 +145,7 @@ Deno.test("HeapMap shows what a walk through the allocator finds, on random trac
   for (const [grains, maxCells] of SHAPES) {
     for (let seed = 1; seed <= 3; seed++) exercise(grains, maxCells, seed);
   }
+  for (const grains of LARGE) exercise(grains, MAX_CELLS, 1, 2);
 });
 
 Deno.test("HeapMap has 65,536 cells of 64 KiB in a heap of 4 GiB, and one cell for each grain of 4 KiB", () => {
