@@ -129,8 +129,11 @@ export class Follower {
 
   /** Becomes what the snapshot says, or empty if there is none. */
   async #load(): Promise<void> {
-    for (;;) {
+    for (let gone = 0;;) {
       const head = await this.#head();
+      if (gone > 0 && head.snapshot === gone) { // no other one has taken its place
+        throw new ClusterError(`the cluster has lost the snapshot of range ${this.#range.number}`);
+      }
       const { memory: size, strict } = this.#options;
       this.#memory = newHeapMemory(size);
       bytesOf(this.#state).fill(0);
@@ -143,7 +146,10 @@ export class Follower {
       }
       const epoch = new DataView(Uint8Array.fromHex(head.epoch).buffer);
       service.epoch.set([epoch.getInt32(0), epoch.getInt32(4)]);
-      if (!await this.#restore(head)) continue;
+      if (!await this.#restore(head)) {
+        gone = head.snapshot;
+        continue;
+      }
       this.heap = new TracedHeap({
         memory: this.#memory,
         size,

@@ -12,6 +12,7 @@ export const APPEND = "mallocd1_append";
 export const CLAIM = "mallocd1_claim";
 export const RENEW = "mallocd1_renew";
 export const RELEASE = "mallocd1_release";
+export const STORE = "mallocd1_store";
 export const TRIM = "mallocd1_trim";
 
 /** The first word of a refusal because the range has another owner now, or is gone. */
@@ -77,6 +78,16 @@ local function release(keys, args)
   return redis.call('DEL', keys[2])
 end
 
+-- keys: head, the new snapshot, never; args: the old position, how long it is kept in ms, chunk's number, chunk
+-- Somebody else may have made the same snapshot the range's meanwhile, which must not expire any more.
+local function store(keys, args)
+  if (redis.call('HGET', keys[1], 'snapshot') or '') ~= args[1] then
+    return redis.error_reply('${CHANGED} there is another snapshot')
+  end
+  redis.call('HSET', keys[2], args[3], args[4])
+  return redis.call('PEXPIRE', keys[2], args[2])
+end
+
 -- keys: head, log, the new snapshot, the one before, never; args: the old position, the new one, chunks
 local function trim(keys, args)
   if (redis.call('HGET', keys[1], 'snapshot') or '') ~= args[1] then
@@ -92,5 +103,6 @@ redis.register_function('${APPEND}', append)
 redis.register_function('${CLAIM}', claim)
 redis.register_function('${RENEW}', renew)
 redis.register_function('${RELEASE}', release)
+redis.register_function('${STORE}', store)
 redis.register_function('${TRIM}', trim)
 `;

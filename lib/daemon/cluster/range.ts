@@ -8,7 +8,7 @@
  *     mallocd:{7}:snapshot:1234       a hash: the daemon as it was after batch 1234, in chunks
  */
 
-import { APPEND, CHANGED, CLAIM, FENCED, RELEASE, RENEW, TRIM } from "./functions.ts";
+import { APPEND, CHANGED, CLAIM, FENCED, RELEASE, RENEW, STORE, TRIM } from "./functions.ts";
 import { type Head, newHead, parseHead, type Terms } from "./head.ts";
 import type { Lease } from "./lease.ts";
 import { ClusterError, PATIENCE_MS, Primary } from "./primary.ts";
@@ -230,25 +230,23 @@ export class Range {
     position: number,
     chunks: Iterable<Uint8Array>,
   ): Promise<boolean> {
-    const key = this.#snapshotKey(position);
+    const [mine, others] = [`snapshot:${position}`, `snapshot:${before}`];
+    const known = before === 0 ? "" : before;
     let count = 0;
     let commands: Argument[][] = [];
     const send = async () => {
-      if (commands.length === 0) return;
-      commands.push(["PEXPIRE", key, UNFINISHED_MS]);
       await this.#other.ask(commands, { timeout: 10 * PATIENCE_MS });
       commands = [];
     };
-    for (const chunk of chunks) {
-      commands.push(["HSET", key, count++, chunk]);
-      if (commands.length === CHUNKS_AT_ONCE) await send();
-    }
-    await send();
-    while (!await this.#isCopied()) await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
-    const keys = ["head", "log", `snapshot:${position}`, `snapshot:${before}`];
-    const command = this.#call(TRIM, keys, [before === 0 ? "" : before, position, count]);
     try {
-      await this.#other.ask([command], { timeout: 10 * PATIENCE_MS });
+      for (const chunk of chunks) {
+        commands.push(this.#call(STORE, ["head", mine], [known, UNFINISHED_MS, count++, chunk]));
+        if (commands.length === CHUNKS_AT_ONCE) await send();
+      }
+      await send();
+      while (!await this.#isCopied()) await new Promise((resolve) => setTimeout(resolve, WAIT_MS));
+      commands = [this.#call(TRIM, ["head", "log", mine, others], [known, position, count])];
+      await send();
       return true;
     } catch (error) {
       if (error instanceof RedisError && error.code === CHANGED) return false;
