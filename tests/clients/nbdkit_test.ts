@@ -209,6 +209,29 @@ test("refuses a second writer, and roots that are none", async () => {
   await first.write(new Random(2).bytes(MIB)); // the first one goes on
 });
 
+test("outlives the daemon with a heap file: nbdkit goes on, and another attaches it again", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "mallocd-disk-" });
+  const args = ["--memory", "32MiB", "--heap-file", `${folder}/heap`];
+  try {
+    const data = new Random(6).bytes(9 * MIB + 512);
+    const first = await Mallocd.start(args);
+    const port = ["--port", String(first.port)];
+    await using disk = await Disk.start(first, `size=${data.length}`);
+    await disk.write(data);
+    await first.stop();
+    const second = await Mallocd.start([...args, ...port]);
+    assert(equals(await disk.read(), data), "nbdkit goes on, with what it knows");
+    await disk.write(data.toReversed());
+    await disk.stop("SIGKILL");
+    await second.stop("SIGKILL");
+    await using third = await Mallocd.start([...args, ...port]);
+    await using again = await Disk.start(third, disk.root);
+    assert(equals(await again.read(), data.toReversed()), "both were killed");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 test("fails everything once the daemon was restarted without its heap", async () => {
   const daemon = await Mallocd.start(["--memory", "16MiB"]);
   const { port } = daemon;

@@ -278,15 +278,16 @@ test("a network that loses 20% changes no output", async () => {
 
 /* --- Daemons that refuse, and end --------------------------------------------------------------------------- */
 
-/** The driver, which holds 20 MiB, most of it at the daemon, while something happens; then it looks at them. */
+/** The driver, which holds 20 MiB, or as many as are said, while something happens; then it looks at them. */
 async function hold(
   daemon: Mallocd,
   options: readonly string[],
   happens: () => Promise<void>,
+  mib = 20,
 ): Promise<Outcome> {
-  const args = ["--server", daemon.server, "--local", "2MiB", ...options, DRIVER, "hold", "20"];
+  const own = ["--server", daemon.server, "--local", "2MiB", ...options];
   const child = new Deno.Command(RUN, {
-    args,
+    args: [...own, DRIVER, "hold", `${mib}`],
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
@@ -320,6 +321,25 @@ test("a heap that is full is no failure: what has no room there stays here", asy
     assertEquals(outcome, { code: 0, stdout: HELD, stderr: "" });
     const { evicted = 0, fetched = 0, refused = 0 } = await countsIn(stats);
     assert(evicted > 0 && fetched > 0 && refused > 0, `${evicted} ${fetched} ${refused}`);
+  });
+});
+
+test("a program that has all its blocks here goes on when its daemon is killed, and has more", async () => {
+  await withFolder(async (folder) => {
+    await using daemon = await Mallocd.start(HEAP);
+    const stats = `${folder}/stats`;
+    const options = ["--local", "1MiB", "--timeout", "1s", "--stats", stats];
+    const outcome = await hold(daemon, options, () => daemon.stop("SIGKILL").then(() => {}), 1);
+    const { code, stdout, stderr } = outcome;
+    assertEquals({ code, stdout }, { code: 0, stdout: HELD });
+    assertMatch(
+      stderr,
+      /^mallocd: \S+ takes no more blocks: Connection refused\. Those that are still here stay here\n$/,
+    );
+    const { zeroed = 0, written, evicted, blocks } = await countsIn(stats);
+    // The first was here, and so is the second, beyond what may be, since it could not be sent.
+    assert(zeroed >= 2 * 16, `${zeroed} chunks`);
+    assertEquals({ blocks, written, evicted }, { blocks: 2, written: 0, evicted: 0 });
   });
 });
 
