@@ -46,6 +46,7 @@ CLIENTS_WANT := binutils gcc libc6-dev make python3 mount util-linux \
 
 test-clients: build | $(DENO_FILE) ## test clients/; as root on Debian it installs what that takes
 	@tools/packages.sh $(CLIENTS_WANT)
+	@tools/asc.sh $(TOOLS)
 	$(DENO) test -q -P=programs tests/clients/
 
 test-page: | $(DENO_FILE) ## look at the page of --http in Chromium; as root on Debian it installs that

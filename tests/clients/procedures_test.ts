@@ -6,6 +6,9 @@ import { Mallocd, ROOT, run } from "../programs/programs.ts";
 import { SUITES } from "../procedures.ts";
 
 const FOLDER = new URL("examples/procedures/", ROOT).pathname;
+/** Where tools/asc.sh puts AssemblyScript's compiler. */
+const ASC = new URL(".tools/assemblyscript/node_modules/.bin", ROOT).pathname;
+const HOW = { env: { PATH: `${Deno.env.get("PATH")}:${ASC}` }, timeout: 120_000 };
 const SOURCES: Readonly<Record<string, string>> = {
   list: "list.wat",
   hash_map: "hash_map.c",
@@ -25,7 +28,7 @@ for (const [name, source] of Object.entries(SOURCES)) {
       const folder = await Deno.makeTempDir({ prefix: "mallocd-" });
       try {
         await Deno.copyFile(FOLDER + source, `${folder}/${source}`);
-        const { code, stderr } = await run("sh", ["-ec", `cd ${folder}\n${steps.join("\n")}`]);
+        const { code, stderr } = await run("sh", ["-ec", `cd ${folder}\n${steps.join("\n")}`], HOW);
         const errors = stderr.split("\n").filter((line) =>
           !line.includes("warning: creating shared")
         );
@@ -44,7 +47,7 @@ for (const [name, source] of Object.entries(SOURCES)) {
 /** Empty, or the first of these programs that is missing. */
 async function whyNo(programs: readonly string[]): Promise<string> {
   for (const program of programs) {
-    const { code } = await run("sh", ["-c", `command -v ${program}`]);
+    const { code } = await run("sh", ["-c", `command -v ${program}`], HOW);
     if (code !== 0) return ` (skipped: no ${program})`;
   }
   return "";

@@ -216,7 +216,7 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string, 
   "a run of another type": [
     moduleOf([body(get(0))], { functions: [1] }),
     "its run is i32 -> i32, not i32 i32 -> i32",
-    "0a06",
+    "0372756e",
   ],
   "no code": [
     new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]),
@@ -238,7 +238,7 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string, 
       exports: [[...name("run"), 0, 1], [...name("__wasm_apply_data_relocs"), 0, 0]],
     }),
     "its __wasm_apply_data_relocs is i32 -> i32, not ->",
-    "0a0b",
+    "185f5f7761736d",
   ],
 };
 

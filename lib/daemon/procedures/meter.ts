@@ -230,7 +230,7 @@ class Meter {
   readonly #stacks = new Map<number, number>();
   #memoryBase = -1;
   #stackPointer = -1;
-  readonly #exports = new Map<string, number>();
+  readonly #exports = new Map<string, { index: number; at: number }>();
   #start = -1;
   #dataLength = 0;
   #merges = 0;
@@ -450,11 +450,11 @@ class Meter {
   }
 
   #exportSection(cursor: Cursor): void {
-    each(cursor, () => {
+    each(cursor, (at) => {
       const name = cursor.text();
       const isFunction = cursor.byte() === Kind.function;
       const index = cursor.u32();
-      if (isFunction) this.#exports.set(name, index);
+      if (isFunction) this.#exports.set(name, { index, at });
     });
   }
 
@@ -483,8 +483,8 @@ class Meter {
   #code(cursor: Cursor, at: number): void {
     const run = this.#exports.get("run");
     if (run === undefined) refuse("it exports no function run", at);
-    const type = this.#types[this.#functions[run]!]!.text;
-    if (type !== RUN_TYPE) refuse(`its run is ${type}, not ${RUN_TYPE}`, at);
+    const type = this.#types[this.#functions[run.index]!]!.text;
+    if (type !== RUN_TYPE) refuse(`its run is ${type}, not ${RUN_TYPE}`, run.at);
 
     const bodies = new Sink();
     let index = this.#imported;
@@ -493,7 +493,7 @@ class Meter {
       bodies.sized(this.#body(cursor, end, this.#types[this.#functions[index++]!]!.parameters));
     });
     const own = index - this.#imported;
-    const added = this.#added(run, at);
+    const added = this.#added(run.index);
     for (const body of added) bodies.sized(body.code);
     this.#sections.set(Section.code, new Sink().u32(own + added.length).copy(bodies.bytes));
 
@@ -650,7 +650,7 @@ class Meter {
   }
 
   /** The functions that are added, in the order of Added. */
-  #added(run: number, at: number): { type: number; code: Sink }[] {
+  #added(run: number): { type: number; code: Sink }[] {
     const { fill, copy, init } = Bulk;
     const moving = [[fill, 0], [copy, 0, 0], ...this.#inits.map((segment) => [init, segment, 0])];
     const [fillBody, copyBody, ...initBodies] = moving.map(([op, ...operands]) => ({
@@ -661,7 +661,7 @@ class Meter {
       { type: AddedType.markDirty, code: this.#markDirty() },
       fillBody!,
       copyBody!,
-      { type: AddedType.begin, code: this.#begin(at) },
+      { type: AddedType.begin, code: this.#begin() },
       { type: AddedType.run, code: this.#run(run) },
       ...initBodies,
     ];
@@ -708,15 +708,15 @@ class Meter {
   }
 
   /** (fuel): what the module does once. */
-  #begin(at: number): Sink {
+  #begin(): Sink {
     const code = this.#entry();
     const beginners = new Set(this.#start === -1 ? [] : [this.#start]);
     for (const name of BEGINNERS) {
-      const index = this.#exports.get(name);
-      if (index === undefined) continue;
-      const { text } = this.#types[this.#functions[index]!]!;
-      if (text !== "->") refuse(`its ${name} is ${text}, not ->`, at);
-      beginners.add(index);
+      const found = this.#exports.get(name);
+      if (found === undefined) continue;
+      const { text } = this.#types[this.#functions[found.index]!]!;
+      if (text !== "->") refuse(`its ${name} is ${text}, not ->`, found.at);
+      beginners.add(found.index);
     }
     for (const index of beginners) code.put(Op.call).u32(index);
     code.put(Op.globalGet).u32(this.#fuel).put(...TRAP_BELOW_ZERO);
