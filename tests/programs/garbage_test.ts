@@ -61,9 +61,14 @@ async function changesOf(...options: string[]): Promise<string[]> {
   }).spawn();
   const trace = new Response(daemon.stdout).text();
   const messages = daemon.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  const { value: ready = "" } = await messages.read();
+  let said = "";
+  while (!said.includes("msg=ready")) {
+    const { value, done } = await messages.read();
+    if (done) throw new Error(`Cannot start mallocd: ${said}`);
+    said += value;
+  }
   try {
-    const port = Number(/address=127\.0\.0\.1:(\d+)/.exec(ready)?.[1]);
+    const port = Number(/address=127\.0\.0\.1:(\d+)/.exec(said)![1]);
     const wire = new LibcWire({ transport: "udp", hostname: HOST, port }, CLASSIC.clients, false);
     const terminal = { progress: () => {}, signal: new AbortController().signal };
     await using remote = await Remote.connect({ server: `${HOST}:${port}` });
@@ -82,12 +87,17 @@ async function changesOf(...options: string[]): Promise<string[]> {
   return [...new Set(changes)].sort();
 }
 
-for (const name of ["in memory", "in a file"]) {
-  Deno.test(`while it serves a heap ${name}, only addresses and lengths become doubles`, async () => {
+const KINDS: Record<string, (folder: string) => string[]> = {
+  "in memory": () => [],
+  "in a file": (folder) => ["--heap-file", `${folder}/heap`, "--sparse"],
+  "with quotas, strictly": () => ["--quota", "7GiB", "--strict"],
+};
+
+for (const [kind, options] of Object.entries(KINDS)) {
+  Deno.test(`while it serves a heap ${kind}, only addresses and lengths become doubles`, async () => {
     const folder = await Deno.makeTempDir({ prefix: "mallocd-" });
-    const file = name === "in a file" ? ["--heap-file", `${folder}/heap`, "--sparse"] : [];
     try {
-      assertEquals(await changesOf(...file), []);
+      assertEquals(await changesOf(...options(folder)), []);
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
