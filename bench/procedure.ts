@@ -13,7 +13,8 @@
 import HASH_MAP from "../examples/procedures/hash_map.wasm" with { type: "bytes" };
 import LIST from "../examples/procedures/list.wasm" with { type: "bytes" };
 import { DEFAULT_ENTRIES } from "../lib/daemon/duplicate_request_cache.ts";
-import { DEFAULT_FUEL, RESERVED } from "../lib/daemon/procedures/procedures.ts";
+import { DEFAULT_FUEL, RESERVED } from "../lib/daemon/procedures/limits.ts";
+import { Procedures } from "../lib/daemon/procedures/procedures.ts";
 import { encodeRequest, FIELD, type MethodName, REPLY_HEAD } from "../lib/protocol/wire.ts";
 import { Heap, HEAP_BASE, newHeapMemory } from "../lib/heap/heap.ts";
 import { HOST, type Server, startMallocd } from "./prober.ts";
@@ -257,7 +258,7 @@ export function serveCalls(calls: number, warmUp: number): void {
   const state = newState({ memory: size, replayCache: DEFAULT_ENTRIES });
   const heap = new Heap({ memory: newHeapMemory(size), size, io, reserved: RESERVED, state });
   const options = { replayCache: DEFAULT_ENTRIES, state, fuel: DEFAULT_FUEL };
-  const service = new Service(options, { heap, io, port: 0 });
+  const service = new Service(options, { heap, io, port: 0, procedures: Procedures });
   writeSource(view, source, "127.0.0.1", 40000);
   for (let length = size / 4; length >= RESERVED; length /= 2) heap.malloc({ pointer: 0, length });
   let tag = 0;

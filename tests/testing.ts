@@ -5,7 +5,8 @@ import type { EngineOptions } from "../lib/daemon/engine.ts";
 import { Gauges } from "../lib/daemon/gauges.ts";
 import { Heap, MIN_HEAP, newHeapMemory } from "../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../lib/protocol/wire.ts";
-import { RESERVED } from "../lib/daemon/procedures/procedures.ts";
+import { RESERVED } from "../lib/daemon/procedures/limits.ts";
+import { Procedures } from "../lib/daemon/procedures/procedures.ts";
 import { NO_REPLY, Service, type ServiceOptions, WORK_PER_TURN } from "../lib/daemon/service.ts";
 import type { Membership } from "../lib/daemon/cluster/membership.ts";
 import type { Release } from "../lib/heap/reclaim.ts";
@@ -123,7 +124,7 @@ export class Box {
     this.heap = new Heap(heap);
     this.service = new Service(
       { ...options, replayCache, state },
-      { heap: this.heap, io, port, validated, membership, undo },
+      { heap: this.heap, io, port, validated, membership, undo, procedures: Procedures },
     );
     this.from("127.0.0.1", 40000);
   }

@@ -1,14 +1,12 @@
 /**
  * What an engine is: one way to move datagrams between a socket and the service. Every engine makes the
- * service itself, in the thread that serves, and passes the same suite, tests/engine_test.ts.
+ * service itself (engine_service.ts), in the thread that serves, and passes the same suite,
+ * tests/daemon/engine_test.ts.
  */
 
-import { Heap, newHeapMemory } from "../heap/heap.ts";
-import type { Release } from "../heap/reclaim.ts";
-import { type HeapPlace, mapHeap } from "./heap_file.ts";
+import type { HeapPlace } from "./heap_file.ts";
 import type { SecretFiles } from "./engines/quic_secrets.ts";
-import { RESERVED } from "./procedures/procedures.ts";
-import { Service, type ServiceOptions, WORK_PER_TURN } from "./service.ts";
+import type { ServiceOptions } from "./service.ts";
 
 /** Room in the kernel for datagrams that wait to be served: bursts of some ten thousand small ones. */
 export const DEFAULT_RECEIVE_BUFFER = 4 * 1024 * 1024;
@@ -57,37 +55,4 @@ export interface Engine {
   reload?(): Promise<void>;
   /** Stops receiving; resolves when the last reply has been sent and the socket is closed. */
   close(): Promise<void>;
-}
-
-/** What only some engines have. */
-interface EngineParts {
-  /** It hears only senders who have proven their address to it. */
-  validated?: boolean;
-  /** How it gives pages of the heap's memory back to the kernel. */
-  release?: (memory: WebAssembly.Memory) => Release;
-}
-
-/** The service of an engine that listens on `port`, over the engine's own I/O memory. */
-export function newService(
-  options: EngineOptions,
-  io: WebAssembly.Memory,
-  port: number,
-  { validated = false, release }: EngineParts = {},
-): Service {
-  const { memory: size, strict, state, heapPlace } = options;
-  const { memory, undo } = heapPlace === undefined
-    ? { memory: newHeapMemory(size), undo: undefined }
-    : mapHeap(heapPlace, state);
-  const heap = new Heap({
-    memory,
-    release: release?.(memory),
-    size,
-    io,
-    strict,
-    workPerTurn: WORK_PER_TURN,
-    reserved: options.fuel === undefined ? 0 : RESERVED,
-    state,
-    undo,
-  });
-  return new Service(options, { heap, io, port, validated, undo });
 }

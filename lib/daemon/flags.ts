@@ -21,8 +21,8 @@ import { GRAIN, MAX_HEAP, MAX_RANGES, MIN_HEAP } from "../heap/heap.ts";
 import { DEFAULT_PORT } from "../protocol/wire.ts";
 import { DEFAULT_ENTRIES, MAX_ENTRIES } from "./duplicate_request_cache.ts";
 import { parseCidr } from "./admission.ts";
-import { type Node, parseNode } from "./cluster/resp.ts";
-import { DEFAULT_FUEL, MAX_FUEL } from "./procedures/procedures.ts";
+import { type Node, parseNode } from "./cluster/node.ts";
+import { DEFAULT_FUEL, MAX_FUEL } from "./procedures/limits.ts";
 
 function networks(placeholder: string, help: string): Flag<readonly string[] | undefined> {
   const parse = (value: string) => {

@@ -17,6 +17,7 @@
  */
 
 import { findFault } from "./audit.ts";
+import { StartError } from "./start_error.ts";
 import { lastingShapes, newState, type State, type StateOptions } from "./state.ts";
 import { WORK_PER_TURN } from "./service.ts";
 import { copyLive, type Halted } from "./snapshot.ts";
@@ -77,11 +78,8 @@ if (FIELDS.length * 8 > SECTOR) throw new Error("The header of a heap file is mo
 const SAVED = WORK_PER_TURN + UNIT + 2 * PAGE;
 
 /** Why a file is no good, in a sentence; `hint` is the next step. Nothing was changed. */
-export class HeapFileError extends Error {
+export class HeapFileError extends StartError {
   override readonly name = "HeapFileError";
-  constructor(message: string, readonly hint: string) {
-    super(message);
-  }
 }
 
 /** Where another thread finds the parts that it maps: plain data. */

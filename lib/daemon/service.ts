@@ -37,7 +37,7 @@ import {
 } from "../protocol/wire.ts";
 import { ERRNO } from "../protocol/errno.ts";
 import { ERRNO_OF, Refusal } from "./refusal.ts";
-import { Procedures } from "./procedures/procedures.ts";
+import type { Procedures } from "./procedures/procedures.ts";
 import { Quota } from "./quota.ts";
 import { ReplyBudget } from "./reply_budget.ts";
 import { Stats } from "./stats.ts";
@@ -120,6 +120,8 @@ export interface Workplace {
   membership?: Membership | undefined;
   /** The heap's, if a request is to be whole or nothing although the process may be killed. */
   undo?: Undo | undefined;
+  /** What procedures are, if there is fuel for them. */
+  procedures?: typeof Procedures | undefined;
 }
 
 /**
@@ -170,7 +172,7 @@ export class Service {
 
   constructor(
     options: ServiceOptions,
-    { heap, io, port, validated = false, membership, undo }: Workplace,
+    { heap, io, port, validated = false, membership, undo, procedures }: Workplace,
   ) {
     this.#validated = validated;
     this.#membership = membership;
@@ -191,7 +193,7 @@ export class Service {
       : new Quota(options.quota, heap, io, quota, undo);
     this.#procedures = options.fuel === undefined
       ? undefined
-      : new Procedures(options.fuel, heap, this.#quota);
+      : new procedures!(options.fuel, heap, this.#quota);
     this.#tokens = new Tokens(io, clock, tokens);
     this.#stats = new Stats({ ...options, memory: heap.size }, options.state, io);
     this.#budget = options.allow && new ReplyBudget(io, clock);

@@ -3,7 +3,7 @@
  * nothing until it is whole again; new ones are taken, and carry nothing either.
  */
 
-import type { Node } from "../../lib/daemon/cluster/resp.ts";
+import type { Node } from "../../lib/daemon/cluster/node.ts";
 import { sleep } from "./load.ts";
 
 export class Network implements Disposable {

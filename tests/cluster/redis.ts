@@ -3,7 +3,8 @@
  * processes that it starts and ends. Debian's redis-server will do; so will Valkey's.
  */
 
-import { Connection, type Node, type Reply, textOf } from "../../lib/daemon/cluster/resp.ts";
+import type { Node } from "../../lib/daemon/cluster/node.ts";
+import { Connection, type Reply, textOf } from "../../lib/daemon/cluster/resp.ts";
 
 const SHARDS = 3;
 const SLOTS = 16384;

@@ -6,7 +6,7 @@ import {
   MAX_MODULE,
   MAX_PROCEDURES,
   RESERVED,
-} from "../../lib/daemon/procedures/procedures.ts";
+} from "../../lib/daemon/procedures/limits.ts";
 import { ERRNO } from "../../lib/protocol/errno.ts";
 import { HEAP_BASE, newHeapMemory } from "../../lib/heap/heap.ts";
 import { newState } from "../../lib/daemon/state.ts";

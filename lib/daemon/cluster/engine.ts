@@ -12,11 +12,12 @@ import { Lease } from "./lease.ts";
 import { Membership } from "./membership.ts";
 import type { MemberOptions } from "./options.ts";
 import { Owner } from "./owner.ts";
-import { ClusterError, knock } from "./primary.ts";
+import { ClusterError, knock, meaningOf } from "./primary.ts";
 import { checkHead, type Head } from "./head.ts";
 import { Owners } from "./owners.ts";
 import { FencedError, Range } from "./range.ts";
-import { formatNode, type Node } from "./resp.ts";
+import { formatNode, type Node } from "./node.ts";
+import { ConnectionError, RedisError } from "./resp.ts";
 import { Watch, WATCH_MS } from "./watch.ts";
 
 /** How often a standby looks for news, when there are none. */
@@ -46,10 +47,20 @@ export async function serveCluster(
     await engine.start();
   } catch (error) {
     await engine.close();
-    throw error;
+    throw meaning(error);
   }
   options.state.service.counters[placeOf("engine", engine.name)] = 1;
   return engine;
+}
+
+/** What an error at the start means to an operator. */
+function meaning(error: unknown): unknown {
+  if (error instanceof RedisError) return meaningOf(error);
+  if (!(error instanceof ConnectionError)) return error;
+  return new ClusterError(
+    `the cluster cannot be used: ${error.message}`,
+    "--cluster with nodes that answer; docs/cluster.md shows how to start some",
+  );
 }
 
 class ClusterEngine implements Engine {

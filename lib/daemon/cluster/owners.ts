@@ -2,7 +2,8 @@
 
 import { Primary } from "./primary.ts";
 import type { ClusterOptions } from "./range.ts";
-import { formatNode, mapOf, type Node, parseNode, textOf } from "./resp.ts";
+import { formatNode, type Node, parseNode } from "./node.ts";
+import { mapOf, textOf } from "./resp.ts";
 
 const OWNERS = "mallocd:owners";
 /** Counts the changes of the table, of which it is a field. */

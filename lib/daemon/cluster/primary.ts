@@ -3,14 +3,13 @@
  * replica takes over. No map of slots is kept: a node that is asked in vain says who knows better.
  */
 
+import { formatNode, type Node, parseNode } from "./node.ts";
+import { StartError } from "../start_error.ts";
 import {
   type Access,
   type Argument,
   Connection,
   ConnectionError,
-  formatNode,
-  type Node,
-  parseNode,
   RedisError,
   type Reply,
   textOf,
@@ -32,9 +31,9 @@ const PASSING = [
 ];
 
 /** The cluster cannot be used, whatever is tried; the message says why, and `hint` what to do. */
-export class ClusterError extends Error {
-  constructor(message: string, readonly hint = "docs/cluster.md") {
-    super(message);
+export class ClusterError extends StartError {
+  constructor(message: string, hint = "docs/cluster.md") {
+    super(message, hint);
   }
 }
 

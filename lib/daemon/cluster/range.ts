@@ -12,13 +12,12 @@ import { APPEND, CHANGED, CLAIM, FENCED, RELEASE, RENEW, STORE, TRIM } from "./f
 import { type Head, newHead, parseHead, type Terms } from "./head.ts";
 import type { Lease } from "./lease.ts";
 import { ClusterError, PATIENCE_MS, Primary } from "./primary.ts";
+import { formatNode, type Node } from "./node.ts";
 import {
   type Access,
   type Argument,
   type Connection,
-  formatNode,
   mapOf,
-  type Node,
   RedisError,
   type Reply,
   textOf,

@@ -4,6 +4,8 @@
  * docs/cluster.md says what they cost.
  */
 
+import { formatNode, type Node } from "./node.ts";
+
 /** An argument of a command. */
 export type Argument = string | number | Uint8Array;
 /** Strings come as bytes, since most that we store is no text. */
@@ -27,11 +29,6 @@ export interface Access {
   ca?: string | undefined;
   /** For AUTH. */
   user?: { name: string; password: string } | undefined;
-}
-
-export interface Node {
-  readonly hostname: string;
-  readonly port: number;
 }
 
 const FIRST_BUFFER = 64 * 1024;
@@ -260,18 +257,6 @@ function lengthOf(line: string): number {
   const length = Number(line);
   if (Number.isInteger(length) && length >= -1 && length <= LONGEST) return length;
   throw new Error(`the server sent a length that is none: ${line}`);
-}
-
-export function formatNode({ hostname, port }: Node): string {
-  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
-}
-
-/** `host:port` or `[v6]:port`; undefined if it is neither. */
-export function parseNode(text: string): Node | undefined {
-  const match = /^(?:\[([^\]]+)\]|([^\s[\]]*)):(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  if (match === null || port < 1 || port > 65535) return undefined;
-  return { hostname: match[1] ?? match[2]!, port };
 }
 
 /** A reply that must be text, as text. */

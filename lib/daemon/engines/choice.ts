@@ -1,11 +1,8 @@
-/** The engines by name. */
+/** The engines by name. Only the one that serves is loaded. */
 
 import { placeOf } from "../counters.ts";
 import type { Engine, EngineOptions } from "../engine.ts";
-import { serveDatagram } from "./datagram.ts";
-import { serveQuic } from "./quic.ts";
 import { Unavailable } from "../../system/libc.ts";
-import { serveSyscall } from "./syscall.ts";
 
 export const ENGINE_NAMES = ["auto", "datagram", "syscall", "quic"] as const;
 export type EngineName = (typeof ENGINE_NAMES)[number];
@@ -28,13 +25,17 @@ export async function startEngine(name: EngineName, options: EngineOptions): Pro
 
 async function choose(name: EngineName, options: EngineOptions): Promise<Choice> {
   if (name === "datagram") return { engine: await serveDatagram(options) };
-  if (name === "quic") return { engine: await serveQuic(options) };
+  if (name === "quic") return { engine: await (await import("./quic.ts")).serveQuic(options) };
   try {
-    return { engine: await serveSyscall(options) };
+    return { engine: await (await import("./syscall.ts")).serveSyscall(options) };
   } catch (error) {
     if (name === "syscall" || !(error instanceof Unavailable)) throw error;
     return { engine: await makeDo(options, error.message), reason: error.message };
   }
+}
+
+async function serveDatagram(options: EngineOptions): Promise<Engine> {
+  return await (await import("./datagram.ts")).serveDatagram(options);
 }
 
 /** The slower engine because the faster one cannot be had. Where it cannot be had either, both reasons count. */

@@ -5,7 +5,8 @@
  */
 
 import { Counter, noteLatency } from "../counters.ts";
-import { type Engine, type EngineOptions, newService } from "../engine.ts";
+import type { Engine, EngineOptions } from "../engine.ts";
+import { newService } from "../engine_service.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
 import { SendBudget } from "./send_budget.ts";
@@ -24,21 +25,21 @@ const REST_MS = 10;
 const SAMPLE = 16;
 const LONGEST_NS = 2 ** 31 - 1;
 
-export function serveDatagram(options: EngineOptions): Promise<Engine> {
+export async function serveDatagram(options: EngineOptions): Promise<Engine> {
   const { hostname, port } = options;
   const { counters, clock } = options.state.service;
   if (isWildcard(hostname)) {
     const message =
       `Cannot listen on ${hostname} with the datagram engine: who asks one of a host's ` +
       "addresses would be answered from another; use --host with one of them, or --engine syscall";
-    return Promise.reject(new RangeError(message));
+    throw new RangeError(message);
   }
   const io = new WebAssembly.Memory({ initial: IO_PAGES, maximum: IO_PAGES });
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port });
   const address = socket.addr as Deno.NetAddr;
   let service: Service;
   try {
-    service = newService(options, io, address.port);
+    service = await newService(options, io, address.port);
   } catch (error) {
     socket.close();
     throw error;
@@ -99,7 +100,7 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
   }
 
   const done = loop();
-  return Promise.resolve({
+  return {
     name: "datagram",
     address: { hostname: address.hostname, port: address.port },
     async close() {
@@ -110,5 +111,5 @@ export function serveDatagram(options: EngineOptions): Promise<Engine> {
       }
       await done;
     },
-  });
+  };
 }

@@ -7,7 +7,9 @@
 
 import { Drop } from "../admission.ts";
 import { Counter } from "../counters.ts";
-import { type Engine, type EngineOptions, newService } from "../engine.ts";
+import type { Engine, EngineOptions } from "../engine.ts";
+import { newService } from "../engine_service.ts";
+import type { Service } from "../service.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY } from "../service.ts";
 import { FAMILY_INET, SOURCE_BYTES, writeSource } from "../../system/address.ts";
@@ -51,9 +53,9 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
   /** Of `connections` and of handshakes: those without a session. */
   let unproven = 0;
   let sessions = 0;
-  let service: ReturnType<typeof newService>;
+  let service: Service;
   try {
-    service = newService(options, io, address.port, { validated: true });
+    service = await newService(options, io, address.port, { validated: true });
     listener = listen(secrets);
   } catch (error) {
     endpoint.close();

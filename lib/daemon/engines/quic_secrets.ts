@@ -1,5 +1,7 @@
 /** What the quic engine reads from files, at start and again at each HUP: certificate, key, tokens. */
 
+import { StartError } from "../start_error.ts";
+
 /** Bytes of the longest token. */
 export const MAX_TOKEN = 1024;
 
@@ -35,7 +37,11 @@ async function read(path: string): Promise<string> {
   }
 }
 
-export class SecretError extends Error {}
+export class SecretError extends StartError {
+  constructor(message: string) {
+    super(message, "PEM files that belong together; docs/operations.md shows how to make them");
+  }
+}
 
 /** An empty file would admit nobody, or, read carelessly, everybody: it is a mistake. */
 async function parseTokens(path: string, text: string): Promise<Uint8Array[]> {

@@ -13,7 +13,8 @@
  */
 
 import { Counter, type Counters, noteLatency } from "../counters.ts";
-import { type EngineOptions, newService } from "../engine.ts";
+import type { EngineOptions } from "../engine.ts";
+import { newService } from "../engine_service.ts";
 import { MAX_DATAGRAM } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
 import { KeyedHash } from "../../system/hash.ts";
@@ -84,11 +85,11 @@ const SELF = layOutPeer(LAYOUT);
 const TIMES = layOutStopwatch(LAYOUT);
 
 class Loop {
-  readonly #libc = new Libc();
-  readonly #arena = new Arena(this.#libc, LAYOUT.bytes);
-  readonly #incoming = new Incoming(this.#libc, this.#arena, INCOMING);
+  readonly #libc: Libc;
+  readonly #arena: Arena;
+  readonly #incoming: Incoming;
   readonly #outgoing: Outgoing;
-  readonly #stopwatch = new Stopwatch(this.#libc, this.#arena, TIMES);
+  readonly #stopwatch: Stopwatch;
   readonly #first: number;
   readonly #proven: readonly number[];
   readonly #unproven: readonly number[];
@@ -102,16 +103,12 @@ class Loop {
   /** Datagrams in the messages of this turn. */
   #datagrams = 0;
 
-  constructor({ options, sockets, port, spin, segments, stop }: Start) {
-    this.#first = sockets.first;
-    this.#proven = sockets.proven;
-    this.#unproven = sockets.unproven;
-    this.#spin = spin;
-    this.#stop = stop;
-    const { counters, clock } = options.state.service;
-    this.#counters = counters;
+  static async over(start: Start): Promise<Loop> {
+    const { options, port } = start;
+    const libc = new Libc();
+    const arena = new Arena(libc, LAYOUT.bytes);
     const release = (memory: WebAssembly.Memory) => {
-      const mapping = new Mapping(this.#libc, memory);
+      const mapping = new Mapping(libc, memory);
       if (options.hugePages && !mapping.preferHugePages()) {
         throw new Unavailable("Cannot have pages of 2 MiB for the heap: the kernel knows none");
       }
@@ -119,11 +116,32 @@ class Loop {
         ? (first: number, count: number) => mapping.release(first, count)
         : (first: number, count: number) => mapping.punch(first, count);
     };
-    this.#service = newService(options, this.#arena.memory, port, {
+    const service = await newService(options, arena.memory, port, {
       // Where the room of a file is reserved, a page that was given back might not be had again.
       ...(options.heapPlace?.sparse !== false && { release }),
     });
-    this.#outgoing = new Outgoing(this.#libc, this.#arena, OUTGOING, segments, clock);
+    return new Loop(start, libc, arena, service);
+  }
+
+  private constructor(
+    { options, sockets, spin, segments, stop }: Start,
+    libc: Libc,
+    arena: Arena,
+    service: Service,
+  ) {
+    this.#libc = libc;
+    this.#arena = arena;
+    this.#service = service;
+    this.#incoming = new Incoming(libc, arena, INCOMING);
+    this.#stopwatch = new Stopwatch(libc, arena, TIMES);
+    this.#first = sockets.first;
+    this.#proven = sockets.proven;
+    this.#unproven = sockets.unproven;
+    this.#spin = spin;
+    this.#stop = stop;
+    const { counters, clock } = options.state.service;
+    this.#counters = counters;
+    this.#outgoing = new Outgoing(libc, arena, OUTGOING, segments, clock);
   }
 
   /**
@@ -245,10 +263,10 @@ class Loop {
   }
 }
 
-self.onmessage = ({ data }: MessageEvent<Start>) => {
+self.onmessage = async ({ data }: MessageEvent<Start>) => {
   let loop: Loop;
   try {
-    loop = new Loop(data);
+    loop = await Loop.over(data);
     loop.probe(data.name);
   } catch (error) {
     // The class of an error of ours would be lost on the way.

@@ -15,24 +15,13 @@
  */
 
 import { type Heap, type Inside, NULL, type Span } from "../../heap/heap.ts";
+import { MAX_ARGUMENTS, MAX_MODULE, MAX_PROCEDURES, RESERVED } from "./limits.ts";
 import { checkSections, MAP_IMPORT, meter, type Metered } from "./meter.ts";
 import type { Quota } from "../quota.ts";
 import { Refusal } from "../refusal.ts";
 
-/** Bytes at the start of the heap that are reserved for procedures. */
-export const RESERVED = 64 * 1024;
-/** Bytes that one call may bring. */
-export const MAX_ARGUMENTS = 4096;
 const ARGUMENTS = RESERVED - MAX_ARGUMENTS;
 const STACK_TOP = ARGUMENTS;
-
-export const MAX_MODULE = 64 * 1024;
-/** A power of two. */
-export const MAX_PROCEDURES = 64;
-
-/** What a call may use up, unless the operator says otherwise: about so many instructions. */
-export const DEFAULT_FUEL = 1_000_000;
-export const MAX_FUEL = 2 ** 30;
 
 /** What a call of malloc, free or realloc takes, and how much clearing or moving one unit pays for. */
 const HOST_FUEL = 256;

@@ -1,11 +1,10 @@
 /** The client of Redis against a server of this test, which says what it is told to, in pieces of any size. */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { formatNode, parseNode } from "../../../lib/daemon/cluster/node.ts";
 import {
   Connection,
   ConnectionError,
-  formatNode,
-  parseNode,
   RedisError,
   type Reply,
 } from "../../../lib/daemon/cluster/resp.ts";
