@@ -16,7 +16,11 @@ const ROUNDS = 3;
 type Copy = (at: number, offset: number, length: number) => void;
 
 function waysToCopy(): Record<string, Copy> {
-  const heap = new WebAssembly.Memory({ initial: HEAP_PAGES, maximum: HEAP_PAGES });
+  const heap = new WebAssembly.Memory({
+    initial: HEAP_PAGES,
+    maximum: HEAP_PAGES,
+    shared: true,
+  });
   const io = new WebAssembly.Memory({ initial: 1, maximum: 1 });
   const [heapBytes, ioBytes] = [new Uint8Array(heap.buffer), new Uint8Array(io.buffer)];
   const [heapView, ioView] = [new DataView(heap.buffer), new DataView(io.buffer)];

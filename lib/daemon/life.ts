@@ -175,10 +175,7 @@ async function startHttp(
 /** Tells the thread that serves what time it is, and the operator if it has ended to serve; returns the timer. */
 function tell({ service: { clock, counters } }: State, engine: Engine, pulse: Pulse, say: Log) {
   const time = new ServingTime(performance.now(), clock[0]);
-  // The syscall engine counts them itself.
-  const kernelDrops = engine.name === "syscall" ? undefined : openKernelDrops(engine.address);
   const tick = () => {
-    if (kernelDrops !== undefined) counters[Counter.kernelDrops] = kernelDrops() ?? 0;
     if (!engine.keepsTime) Atomics.store(clock, 0, time.seconds(performance.now()));
     counters[Counter.resident] = Deno.memoryUsage().rss;
     const wasServing = pulse.isServing;
@@ -187,7 +184,14 @@ function tell({ service: { clock, counters } }: State, engine: Engine, pulse: Pu
     say(wasServing ? { msg: "stuck", level: "error" } : { msg: "serving again" });
   };
   tick();
-  return setInterval(tick, TICK_MS);
+  // The syscall engine counts them itself. Opened when a second is over, since that takes its time.
+  let kernelDrops: (() => number | undefined) | undefined;
+  return setInterval(() => {
+    tick();
+    if (engine.name === "syscall") return;
+    kernelDrops ??= openKernelDrops(engine.address);
+    counters[Counter.kernelDrops] = kernelDrops() ?? 0;
+  }, TICK_MS);
 }
 
 /** Says so if the heap may become larger than what there is of memory. */

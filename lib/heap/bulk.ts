@@ -8,7 +8,7 @@
  * The module is small enough to be written down byte by byte. In the text format, for 32 bits:
  *
  *     (module
- *       (import "" "heap" (memory 0))
+ *       (import "" "heap" (memory 0 65536 shared))
  *       (import "" "io" (memory 0))
  *       (func (export "load") (param i32 i32 i32 i32)      ;; io address, heap offset, length
  *         (memory.copy 1 0 (local.get 0) (local.get 1) (local.get 3)))
@@ -21,7 +21,7 @@
  *
  * An offset is two parameters: its lower 32 bits (`offset | 0`) and the rest of them, which only a heap of
  * more than 4 GiB looks at. So neither is a double, which V8 may box, nor a BigInt, which is what an i64
- * would be. The memory of such a heap has addresses of 64 bits, (memory i64 0). There an offset is
+ * would be. The memory of such a heap has addresses of 64 bits, (memory i64 0 262144 shared). There an offset is
  *
  *     (i64.or (i64.extend_i32_u (local.get n)) (i64.shl (i64.extend_i32_u (local.get n+1)) (i64.const 32)))
  *
@@ -54,16 +54,16 @@ const MAX_MEMORY32 = 2 ** 32;
  */
 export const BULK = {
   narrow:
-    "0061736d0100000001160360047f7f7f7f0060057f7f7f7f7f0060037f7f7f000211020004686561700200000002" +
-    "696f02000003050400000102071e04046c6f616400000573746f72650001046d6f76650002047a65726f00030a34" +
-    "040c00200020012003fc0a01000b0c00200020022003fc0a00010b0c00200020022004fc0a00000b0b0020004100" +
-    "2002fc0b000b",
+    "0061736d0100000001160360047f7f7f7f0060057f7f7f7f7f0060037f7f7f000214020004686561700203008080" +
+    "040002696f02000003050400000102071e04046c6f616400000573746f72650001046d6f76650002047a65726f00" +
+    "030a34040c00200020012003fc0a01000b0c00200020022003fc0a00010b0c00200020022004fc0a00000b0b0020" +
+    "0041002002fc0b000b",
   wide:
-    "0061736d0100000001160360047f7f7f7f0060057f7f7f7f7f0060037f7f7f000211020004686561700204000002" +
-    "696f02000003050400000102071e04046c6f616400000573746f72650001046d6f76650002047a65726f00030a5e" +
-    "04140020002001ad2002ad422086842003fc0a01000b14002000ad2001ad4220868420022003fc0a00010b1d0020" +
-    "00ad2001ad422086842002ad2003ad422086842004adfc0a00000b14002000ad2001ad4220868441002002adfc0b" +
-    "000b",
+    "0061736d0100000001160360047f7f7f7f0060057f7f7f7f7f0060037f7f7f000214020004686561700207008080" +
+    "100002696f02000003050400000102071e04046c6f616400000573746f72650001046d6f76650002047a65726f00" +
+    "030a5e04140020002001ad2002ad422086842003fc0a01000b14002000ad2001ad4220868420022003fc0a00010b" +
+    "1d002000ad2001ad422086842002ad2003ad422086842004adfc0a00000b14002000ad2001ad4220868441002002" +
+    "adfc0b000b",
 } as const;
 
 /** The four operations over one heap and one I/O memory; out of bounds they throw and change nothing. */

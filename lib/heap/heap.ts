@@ -136,14 +136,19 @@ export function requireHeapSize(size: number): void {
 
 /**
  * The memory of a heap of `size` bytes, whole from the start; the kernel commits its pages as they are
- * touched. Throws RangeError if that is not a size that a heap can have, or the memory cannot be had.
+ * touched. It is shared, although one thread alone works on it: what is not shared counts as the thread's
+ * garbage to come, and so much of it makes V8 look through all objects at once, amidst the start.
+ * Throws RangeError if that is not a size that a heap can have, or the memory cannot be had.
  */
 export function newHeapMemory(size: number): WebAssembly.Memory {
   requireHeapSize(size);
   const pages = Math.ceil(size / WASM_PAGE);
   try {
-    if (size <= MAX_MEMORY32) return new WebAssembly.Memory({ initial: pages, maximum: pages });
-    return new Memory64({ address: "i64", initial: BigInt(pages), maximum: BigInt(pages) });
+    if (size > MAX_MEMORY32) {
+      const count = BigInt(pages);
+      return new Memory64({ address: "i64", initial: count, maximum: count, shared: true });
+    }
+    return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
   } catch (cause) {
     throw new RangeError(
       `Cannot get ${size} bytes of memory for the heap: try a smaller --memory, ` +
@@ -155,7 +160,7 @@ export function newHeapMemory(size: number): WebAssembly.Memory {
 
 /** Of the memory64 proposal, which TypeScript's declarations do not know yet. */
 const Memory64 = WebAssembly.Memory as unknown as new (
-  descriptor: { address: "i64"; initial: bigint; maximum: bigint },
+  descriptor: { address: "i64"; initial: bigint; maximum: bigint; shared: boolean },
 ) => WebAssembly.Memory;
 
 export class Heap {

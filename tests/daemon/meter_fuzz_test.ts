@@ -43,7 +43,7 @@ const CANARY = 0xa5;
 
 /** A memory and a map of its pages, amidst bytes that nobody may touch. */
 class World {
-  readonly memory = new WebAssembly.Memory({ initial: PAGES, maximum: PAGES });
+  readonly memory = new WebAssembly.Memory({ initial: PAGES, maximum: PAGES, shared: true });
   readonly bytes = new Uint8Array(this.memory.buffer);
   readonly map = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
   readonly #map = new Uint8Array(this.map.buffer);

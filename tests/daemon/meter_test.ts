@@ -365,7 +365,8 @@ for (const [what, [module, data, table]] of Object.entries(ADMITTED)) {
 
 /** A metered module at work on a small memory, with a map of its own. */
 function start(module: Uint8Array, options: { pages?: number } = {}) {
-  const memory = new WebAssembly.Memory({ initial: options.pages ?? 3 });
+  const { pages: initial = 3 } = options;
+  const memory = new WebAssembly.Memory({ initial, maximum: initial, shared: true });
   const map = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
   const { code } = meter(module, MAP, STACK_TOP);
   const instance = new WebAssembly.Instance(new WebAssembly.Module(code), {
@@ -565,7 +566,7 @@ Deno.test("the stack pointer starts anew with each call, whatever trapped the on
   const { code } = meter(module, MAP, STACK_TOP);
   const instance = new WebAssembly.Instance(new WebAssembly.Module(code), {
     env: {
-      memory: new WebAssembly.Memory({ initial: 1 }),
+      memory: new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }),
       __stack_pointer: new WebAssembly.Global({ value: "i32", mutable: true }, 0),
     },
     mallocd: { dirty: new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true }) },

@@ -27,7 +27,8 @@ const getWideOffset = (local: number) => [
 ];
 
 function assemble(isWide: boolean): Uint8Array<ArrayBuffer> {
-  const limits = isWide ? [4, 0] : [0, 0];
+  // Shared, which takes a maximum: 65,536 pages or 262,144.
+  const limits = isWide ? [7, 0, 0x80, 0x80, 0x10] : [3, 0, 0x80, 0x80, 0x04];
   const [offset, length] = isWide ? [getWideOffset, getWide] : [get, get];
   return new Uint8Array([
     ...[0, ...new TextEncoder().encode("asm"), 1, 0, 0, 0],

@@ -38,6 +38,9 @@ export interface Metered {
   readonly tableLength: number;
 }
 
+/** Limits of a memory: shared, and at most 65,536 pages. */
+const SHARED = [3, 0, 0x80, 0x80, 0x04];
+
 /** What a metered module imports beside what it did before: the memory in which the dirty map lies. */
 export const MAP_IMPORT = { module: "mallocd", name: "dirty" } as const;
 
@@ -372,13 +375,13 @@ class Meter {
         const from = cursor.at;
         const isKnown = module === "env" && this.#import(cursor, name, kind, at);
         if (!isKnown) refuse(`it imports ${module}.${name}, which procedures do not have`, at);
-        if (kind === Kind.memory) add(module, name, kind).put(0, 0);
+        if (kind === Kind.memory) add(module, name, kind).put(...SHARED);
         else if (kind === Kind.table) add(module, name, kind).put(FUNCREF, 0, 0);
         else add(module, name, kind).copy(cursor.since(from));
       });
     }
-    if (this.#memories === 0) add("env", "memory", Kind.memory).put(0, 0);
-    add(MAP_IMPORT.module, MAP_IMPORT.name, Kind.memory).put(3, 0).u32(65536);
+    if (this.#memories === 0) add("env", "memory", Kind.memory).put(...SHARED);
+    add(MAP_IMPORT.module, MAP_IMPORT.name, Kind.memory).put(...SHARED);
     this.#sections.set(Section.import, new Sink().u32(count).copy(sink.bytes));
   }
 
