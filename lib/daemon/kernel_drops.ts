@@ -8,7 +8,7 @@
 
 import { parseAddress } from "../system/address.ts";
 import { Libc, Unavailable } from "../system/libc.ts";
-import { readText } from "../system/text.ts";
+import { READING, readText } from "../system/text.ts";
 
 interface Address {
   readonly hostname: string;
@@ -19,7 +19,7 @@ interface Address {
 export function openKernelDrops(address: Address): () => number | undefined {
   if (Deno.build.os !== "linux") return () => undefined;
   try {
-    const libc = new Libc();
+    const libc = new Libc(READING);
     const table = address.hostname.includes(":") ? "/proc/net/udp6" : "/proc/net/udp";
     return () => dropsIn(readText(libc, table) ?? "", address);
   } catch (error) {

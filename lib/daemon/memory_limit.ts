@@ -4,7 +4,7 @@
  */
 
 import { Libc, Unavailable } from "../system/libc.ts";
-import { readText } from "../system/text.ts";
+import { READING, readText } from "../system/text.ts";
 
 /** A limit in bytes, and whose it is. */
 export interface MemoryLimit {
@@ -23,7 +23,7 @@ const V2 = { mount: "/sys/fs/cgroup", file: "memory.max" };
 export function memoryLimit(): MemoryLimit | undefined {
   if (Deno.build.os !== "linux") return undefined;
   try {
-    const libc = new Libc();
+    const libc = new Libc(READING);
     try {
       return smallestLimit((path) => readText(libc, path));
     } finally {

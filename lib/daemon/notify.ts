@@ -12,6 +12,8 @@ import {
   Unavailable,
 } from "../system/libc.ts";
 
+const FUNCTIONS = ["socket", "sendto", "close"] as const;
+
 /** sockaddr_un of <sys/un.h>: the family, then the path. */
 const FAMILY_BYTES = 2;
 const PATH_BYTES = 108;
@@ -27,7 +29,7 @@ export function openNotify(address: string | undefined): Notify {
   const name = address === undefined ? undefined : socketName(address);
   if (name === undefined) return () => {};
   try {
-    const libc = new Libc();
+    const libc = new Libc(FUNCTIONS);
     return (...lines) => send(libc, name, new TextEncoder().encode(lines.join("\n")));
   } catch (error) {
     if (error instanceof Unavailable) return () => {};
@@ -60,7 +62,11 @@ function socketName(address: string): Uint8Array<ArrayBuffer> | undefined {
 }
 
 /** With a socket for each message: the manager counts none of ours between two of them. */
-function send(libc: Libc, name: Uint8Array<ArrayBuffer>, state: Uint8Array<ArrayBuffer>): void {
+function send(
+  libc: Libc<(typeof FUNCTIONS)[number]>,
+  name: Uint8Array<ArrayBuffer>,
+  state: Uint8Array<ArrayBuffer>,
+): void {
   const { socket, sendto, close } = libc.symbols;
   const fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return;

@@ -131,7 +131,6 @@ const SYMBOLS = {
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
-  if_nametoindex: { parameters: ["buffer"], result: "u32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
   open: { parameters: ["buffer", "i32"], result: "i32" },
   read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
@@ -151,39 +150,54 @@ const SYMBOLS = {
   copy: { name: "memmove", parameters: ["usize", "usize", "usize"], result: "void" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
-export type Symbols = Deno.StaticForeignLibraryInterface<typeof SYMBOLS>;
+type Symbols = Deno.StaticForeignLibraryInterface<typeof SYMBOLS>;
+type Name = keyof Symbols;
+const NAMES = Object.keys(SYMBOLS) as Name[];
+
+/** What errno() and addressOf() take. */
+const ALWAYS = ["errnoLocation", "addressOf", "copy"] as const;
+
+/** For scopeOf(), which few addresses need. */
+const INTERFACES = {
+  if_nametoindex: { parameters: ["buffer"], result: "u32" },
+} as const satisfies Deno.ForeignLibraryInterface;
 
 const ERRNO_BYTES = 4n;
 
-/** libc, as one thread sees it. */
-export class Libc {
-  readonly symbols: Symbols;
-  readonly #library: Deno.DynamicLibrary<typeof SYMBOLS>;
+/** libc, as one thread sees it: those of its functions that are named `N`. */
+export class Libc<N extends Name = Name> {
+  readonly symbols: Pick<Symbols, N>;
+  readonly #own: Pick<Symbols, (typeof ALWAYS)[number]>;
+  readonly #library: { close(): void };
   /** Over an ArrayBuffer of its own, which stays where it is: a short array alone may be moved. */
   readonly #errno = new Int32Array(new ArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   readonly #errnoAddress: bigint;
   readonly #errnoLocation: bigint;
 
   /**
-   * Opens libc where there is one that the permissions admit, without ever asking for more of them.
-   * Throws Unavailable if there is none.
+   * Opens libc where there is one that the permissions admit, without ever asking for more of them. All
+   * functions take 2 ms, so whoever is in a hurry names those that he needs. Throws Unavailable if there is
+   * none.
    */
-  constructor() {
-    this.#library = openLibc(SYMBOLS);
-    this.symbols = this.#library.symbols;
+  constructor(names: readonly N[] = NAMES as N[]) {
+    const wanted = new Set<Name>([...names, ...ALWAYS]);
+    const functions = Object.fromEntries([...wanted].map((name) => [name, SYMBOLS[name]]));
+    const library = openLibc(functions as typeof SYMBOLS);
+    this.#library = library;
+    this.symbols = this.#own = library.symbols;
     this.#errnoAddress = this.addressOf(this.#errno);
-    this.#errnoLocation = this.symbols.errnoLocation();
+    this.#errnoLocation = this.#own.errnoLocation();
   }
 
   /** Of the call that failed last in this thread. */
   errno(): number {
-    this.symbols.copy(this.#errnoAddress, this.#errnoLocation, ERRNO_BYTES);
+    this.#own.copy(this.#errnoAddress, this.#errnoLocation, ERRNO_BYTES);
     return this.#errno[0]!;
   }
 
   /** Where the buffer begins. The caller keeps the buffer alive for as long as the address is used. */
   addressOf(buffer: BufferSource): bigint {
-    return this.symbols.addressOf(buffer, buffer, 0n);
+    return this.#own.addressOf(buffer, buffer, 0n);
   }
 
   /**
@@ -194,7 +208,12 @@ export class Libc {
     const [, zone] = hostname.split("%");
     if (zone === undefined) return 0;
     if (/^\d+$/.test(zone)) return Number(zone);
-    return this.symbols.if_nametoindex(new TextEncoder().encode(`${zone}\0`)) || undefined;
+    const library = openLibc(INTERFACES);
+    try {
+      return library.symbols.if_nametoindex(new TextEncoder().encode(`${zone}\0`)) || undefined;
+    } finally {
+      library.close();
+    }
   }
 
   close(): void {
@@ -239,7 +258,7 @@ export class Arena {
   readonly #low: number;
   readonly #high: number;
 
-  constructor(libc: Libc, bytes: number) {
+  constructor(libc: Libc<never>, bytes: number) {
     const pages = Math.ceil(bytes / (64 * 1024));
     this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     this.view = new DataView(this.memory.buffer as ArrayBuffer); // it is not a shared one

@@ -15,11 +15,11 @@ const BYTES = Array.from({ length: PAGES + 1 }, (_, pages) => BigInt(pages * PAG
 /** Keeps the memory alive, so that its address stays its own. */
 export class Mapping {
   readonly #memory: WebAssembly.Memory;
-  readonly #libc: Libc;
+  readonly #libc: Libc<"madvise">;
   /** Where each 4 MiB of it begin. */
   readonly #addresses: readonly bigint[];
 
-  constructor(libc: Libc, memory: WebAssembly.Memory) {
+  constructor(libc: Libc<"madvise">, memory: WebAssembly.Memory) {
     this.#memory = memory;
     this.#libc = libc;
     const start = libc.addressOf(new DataView(memory.buffer as ArrayBuffer)); // or a shared one

@@ -100,13 +100,13 @@ export function layOutPeer(layout: Layout): number {
 export class Incoming {
   /** Datagrams that the socket's buffer had no room for, modulo 2^32: as of the last segmentOf(). */
   overflow = 0;
-  readonly #libc: Libc;
+  readonly #libc: Libc<"recvmmsg">;
   readonly #view: DataView;
   readonly #layout: ReturnType<typeof layOutIncoming>;
   /** The address of the first header. */
   readonly #headers: bigint;
 
-  constructor(libc: Libc, arena: Arena, layout: ReturnType<typeof layOutIncoming>) {
+  constructor(libc: Libc<"recvmmsg">, arena: Arena, layout: ReturnType<typeof layOutIncoming>) {
     this.#libc = libc;
     this.#view = arena.view;
     this.#layout = layout;
@@ -209,7 +209,7 @@ export class Outgoing {
    * when one grows beyond 2^31, and what is run until there is new code makes garbage.
    */
   readonly tally = new Float64Array(Object.keys(Tally).length);
-  readonly #libc: Libc;
+  readonly #libc: Libc<"sendmmsg">;
   readonly #arena: Arena;
   readonly #view: DataView;
   readonly #layout: ReturnType<typeof layOutOutgoing>;
@@ -238,7 +238,7 @@ export class Outgoing {
 
   /** `segments` says whether the kernel knows UDP_SEGMENT; `clock[0]` is the time in seconds. */
   constructor(
-    libc: Libc,
+    libc: Libc<"sendmmsg">,
     arena: Arena,
     layout: ReturnType<typeof layOutOutgoing>,
     segments: boolean,

@@ -19,7 +19,7 @@ export function layOutStopwatch(layout: Layout): number {
 }
 
 export class Stopwatch {
-  readonly #libc: Libc;
+  readonly #libc: Libc<"clock_gettime">;
   readonly #view: DataView;
   readonly #start: number;
   readonly #stop: number;
@@ -27,7 +27,7 @@ export class Stopwatch {
   readonly #stopAddress: bigint;
 
   /** `at` is what layOutStopwatch() returned for the arena. */
-  constructor(libc: Libc, arena: Arena, at: number) {
+  constructor(libc: Libc<"clock_gettime">, arena: Arena, at: number) {
     this.#libc = libc;
     this.#view = arena.view;
     this.#start = at;

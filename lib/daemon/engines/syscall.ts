@@ -77,7 +77,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
     );
   }
   requireWorker();
-  const socket = new Socket(new Libc(), hostname, options.port);
+  const socket = new Socket(new Libc(FUNCTIONS), hostname, options.port);
   const { port, name } = socket;
   const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const granted = socket.setReceiveBuffer(receiveBuffer);
@@ -161,11 +161,23 @@ const BIND_ERRORS: Readonly<Record<number, [new (message: string) => Error, stri
 const BPF_INSTRUCTION = 8;
 const RETURN = Uint8Array.from([0x06, 0, 0, 0, 0, 0, 0, 0]);
 
+/** What a socket is made of. */
+const FUNCTIONS = [
+  "socket",
+  "bind",
+  "getsockname",
+  "getsockopt",
+  "setsockopt",
+  "shutdown",
+  "close",
+] as const;
+type SocketLibc = Libc<(typeof FUNCTIONS)[number]>;
+
 /** A UDP socket, bound. It is outside Deno's own: no resource, and no permission but that for libc. */
 class Socket {
   readonly fd: number;
   readonly port: number;
-  readonly #libc: Libc;
+  readonly #libc: SocketLibc;
   readonly #name: DataView<ArrayBuffer>;
   /** The address that it is bound to, as bytes. */
   get name(): Uint8Array {
@@ -175,7 +187,7 @@ class Socket {
   /** All of the port: this one, and the others. */
   readonly #fds: number[] = [];
 
-  constructor(libc: Libc, hostname: string, port: number) {
+  constructor(libc: SocketLibc, hostname: string, port: number) {
     this.#libc = libc;
     const name = this.#name = new DataView(new ArrayBuffer(SOURCE_BYTES));
     writeSource(name, 0, hostname, port);
@@ -286,7 +298,7 @@ function int(value: number): Int32Array<ArrayBuffer> {
   return new Int32Array([value]);
 }
 
-function setSendBuffer(libc: Libc, fd: number): void {
+function setSendBuffer(libc: SocketLibc, fd: number): void {
   const bytes = int(SEND_BUFFER);
   for (const option of [SO_SNDBUFFORCE, SO_SNDBUF]) {
     if (libc.symbols.setsockopt(fd, SOL_SOCKET, option, bytes, bytes.byteLength) === 0) return;

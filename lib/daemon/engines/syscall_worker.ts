@@ -84,8 +84,12 @@ const OUTGOING = layOutOutgoing(LAYOUT, MAX_SENDS, REPLIES_BYTES);
 const SELF = layOutPeer(LAYOUT);
 const TIMES = layOutStopwatch(LAYOUT);
 
+/** What the loop calls. */
+const FUNCTIONS = ["recvmmsg", "sendmmsg", "clock_gettime", "madvise"] as const;
+type LoopLibc = Libc<(typeof FUNCTIONS)[number]>;
+
 class Loop {
-  readonly #libc: Libc;
+  readonly #libc: LoopLibc;
   readonly #arena: Arena;
   readonly #incoming: Incoming;
   readonly #outgoing: Outgoing;
@@ -105,7 +109,7 @@ class Loop {
 
   static async over(start: Start): Promise<Loop> {
     const { options, port } = start;
-    const libc = new Libc();
+    const libc = new Libc(FUNCTIONS);
     const arena = new Arena(libc, LAYOUT.bytes);
     const release = (memory: WebAssembly.Memory) => {
       const mapping = new Mapping(libc, memory);
@@ -125,7 +129,7 @@ class Loop {
 
   private constructor(
     { options, sockets, spin, segments, stop }: Start,
-    libc: Libc,
+    libc: LoopLibc,
     arena: Arena,
     service: Service,
   ) {
