@@ -31,14 +31,22 @@ export function mallocd(engine: string, ...options: string[]): string[] {
  * Runs a program with Deno, which says in its first line on which port of HOST it listens. `prefix` comes
  * before the command line, as `taskset -c 0` does.
  */
-export async function startServer(
+export function startServer(
   args: readonly string[],
   output: "stdout" | "stderr",
   prefix: readonly string[] = [],
 ): Promise<Server> {
-  const [command, ...words] = [...prefix, Deno.execPath(), "run", "-q", ...args];
-  const child = new Deno.Command(command!, {
-    args: words,
+  return startProgram([...prefix, Deno.execPath(), "run", "-q", ...args], output);
+}
+
+/** Runs a command line that says the same. */
+export async function startProgram(
+  line: readonly string[],
+  output: "stdout" | "stderr",
+): Promise<Server> {
+  const [program, ...args] = line;
+  const child = new Deno.Command(program!, {
+    args,
     cwd: ROOT,
     stdout: "null",
     stderr: "inherit",
@@ -56,7 +64,7 @@ export async function startServer(
   })();
   await ready.promise;
   const port = /:(\d+)\b/.exec(said)?.[1];
-  if (port === undefined) throw new Error(`Cannot start ${args.join(" ")}: ${said}`);
+  if (port === undefined) throw new Error(`Cannot start ${line.join(" ")}: ${said}`);
   return {
     pid: child.pid,
     line: said.split("\n")[0]!,
@@ -82,6 +90,14 @@ export async function processorTime(
   const fields = new TextDecoder().decode(stdout).split(") ")[1]!.split(" ");
   const first = whose === "own" ? 11 : 13;
   return (Number(fields[first]) + Number(fields[first + 1])) / 100;
+}
+
+/** The same in milliseconds, to the nanosecond, of its threads that have not ended: /proc/PID/task/TID/schedstat. */
+export async function threadsTime(pid: number): Promise<number> {
+  const script = `cat /proc/${pid}/task/*/schedstat`;
+  const { stdout } = await new Deno.Command("sh", { args: ["-c", script] }).output();
+  const lines = new TextDecoder().decode(stdout).trim().split("\n");
+  return lines.reduce((sum, line) => sum + Number(line.split(" ")[0]), 0) / 1e6;
 }
 
 /** A client's socket. Replies are received, and not looked at. */

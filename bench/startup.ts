@@ -1,13 +1,17 @@
 /**
  * What a start of the executables takes, beside that of an empty program which was compiled in the same
- * way: the client until it has ended, the daemon until it has answered its first request. Medians of
- * rounds in which each takes its turn. A daemon that cannot use the syscall engine here, or was made
- * without it, has no row for it.
+ * way: the client until it has ended, the daemon until it says that it is ready, and until it has answered
+ * its first request. Rounds in which each takes its turn. A daemon that cannot use the syscall engine here,
+ * or was made without it, has no row for it. Another build of the daemon, such as that of an earlier tree,
+ * can be put beside it.
  *
- *     make build .tools/empty && deno run -P=bench bench/startup.ts [--smoke]
+ *     make build .tools/empty && deno run -P=bench bench/startup.ts [--smoke] [DAEMON]
+ *
+ * Where others use the machine, least times and those of the processor are what to compare.
  */
 
 import { Remote } from "../lib/client/remote.ts";
+import { startProgram, threadsTime } from "./prober.ts";
 import { printTable, ratio } from "./table.ts";
 
 const ROOT = new URL("../", import.meta.url).pathname;
@@ -15,53 +19,35 @@ const EMPTY = `${ROOT}.tools/empty`;
 const DAEMON = `${ROOT}dist/mallocd`;
 const CLIENT = `${ROOT}dist/mallocd-client`;
 
-/** Milliseconds until a program has ended. */
-async function timeToEnd(program: string, ...args: string[]): Promise<number> {
+/** Milliseconds of a start: those that passed, and those of the processor where they are measured. */
+interface Start {
+  readonly passed: number;
+  readonly processor?: number;
+}
+
+async function untilEnd(program: string, ...args: string[]): Promise<Start> {
   const start = performance.now();
   const { success } = await new Deno.Command(program, { args, stdout: "null" }).spawn().status;
-  const time = performance.now() - start;
+  const passed = performance.now() - start;
   if (!success) throw new Error(`${program} ${args.join(" ")} failed`);
-  return time;
+  return { passed };
 }
 
-interface Daemon {
-  readonly server: string;
-  /** The one that serves, by its name. */
-  readonly engine: string;
-  /** Milliseconds until it has answered. */
-  readonly time: number;
-  stop(): Promise<void>;
+const start = (program: string, engine: string) =>
+  startProgram([program, "--port", "0", "--engine", engine], "stderr");
+
+async function untilReady(program: string, engine: string): Promise<Start> {
+  const begin = performance.now();
+  await using daemon = await start(program, engine);
+  const passed = performance.now() - begin;
+  return { passed, processor: await threadsTime(daemon.pid) };
 }
 
-async function startDaemon(name: string): Promise<Daemon> {
-  const start = performance.now();
-  const args = ["--port", "0", "--engine", name];
-  const child = new Deno.Command(DAEMON, { args, stderr: "piped" }).spawn();
-  let ready = "";
-  const lines = child.stderr.pipeThrough(new TextDecoderStream());
-  for await (const text of lines.values({ preventCancel: true })) {
-    ready += text;
-    if (ready.includes("\n")) break;
-  }
-  const server = /\baddress=(\S+)/.exec(ready)?.[1];
-  const engine = /\bengine=(\S+)/.exec(ready)?.[1];
-  if (server === undefined || engine === undefined) {
-    throw new Error(`${DAEMON} did not start: ${ready}`);
-  }
-  await using _remote = await Remote.connect({ server });
-  const time = performance.now() - start;
-  const stop = async () => {
-    child.kill("SIGTERM");
-    await lines.cancel();
-    await child.status;
-  };
-  return { server, engine, time, stop };
-}
-
-async function timeToReply(engine: string): Promise<number> {
-  const daemon = await startDaemon(engine);
-  await daemon.stop();
-  return daemon.time;
+async function untilReply(engine: string): Promise<Start> {
+  const begin = performance.now();
+  await using daemon = await start(DAEMON, engine);
+  await using _remote = await Remote.connect({ server: `127.0.0.1:${daemon.port}` });
+  return { passed: performance.now() - begin };
 }
 
 function median(times: readonly number[]): number {
@@ -70,40 +56,52 @@ function median(times: readonly number[]): number {
 
 /** The engines that this daemon can use: it says so itself. */
 async function findEngines(): Promise<string[]> {
-  const fastest = await startDaemon("auto");
-  await fastest.stop();
-  return fastest.engine === "syscall" ? ["datagram", "syscall"] : ["datagram"];
+  await using fastest = await start(DAEMON, "auto");
+  return fastest.line.includes(" engine=syscall") ? ["datagram", "syscall"] : ["datagram"];
 }
 
-async function main(rounds: number): Promise<void> {
+async function main(rounds: number, other: string | undefined): Promise<void> {
   const engines = await findEngines();
-  const { server, stop } = await startDaemon("datagram");
-  const measured: Record<string, { measure: () => Promise<number>; times: number[] }> = {
-    "an empty program": { measure: () => timeToEnd(EMPTY), times: [] },
-    "mallocd-client --version": { measure: () => timeToEnd(CLIENT, "--version"), times: [] },
-    "mallocd-client malloc 5": {
-      measure: () => timeToEnd(CLIENT, "--server", server, "malloc", "5"),
-      times: [],
-    },
+  await using daemon = await start(DAEMON, "datagram");
+  const server = `127.0.0.1:${daemon.port}`;
+  const measured: Record<string, () => Promise<Start>> = {
+    "an empty program": () => untilEnd(EMPTY),
+    "mallocd-client --version": () => untilEnd(CLIENT, "--version"),
+    "mallocd-client malloc 5": () => untilEnd(CLIENT, "--server", server, "malloc", "5"),
   };
   for (const engine of engines) {
-    const name = `mallocd --engine ${engine}, to the first reply`;
-    measured[name] = { measure: () => timeToReply(engine), times: [] };
+    const name = `mallocd --engine ${engine}`;
+    if (other !== undefined) measured[`the other ${name}`] = () => untilReady(other, engine);
+    measured[name] = () => untilReady(DAEMON, engine);
+    measured[`${name}, to the first reply`] = () => untilReply(engine);
   }
+  const starts = new Map<string, Start[]>();
   for (let round = 0; round < rounds; round++) {
-    for (const { measure, times } of Object.values(measured)) times.push(await measure());
+    for (const [name, measure] of Object.entries(measured)) {
+      const all = starts.get(name) ?? [];
+      starts.set(name, [...all, await measure()]);
+    }
   }
-  await stop();
-  const [empty] = Object.values(measured);
+  const rows = [...starts].map(([name, all]) => ({
+    name,
+    passed: all.map(({ passed }) => passed),
+    processor: all.flatMap(({ processor = [] }) => processor),
+  }));
+  const empty = median(rows[0]!.passed);
   printTable([
-    [`${rounds} starts`, "ms", "times"],
-    ...Object.entries(measured).map(([name, { times }]) => [
+    [`${rounds} starts`, "ms", "times", "least", "of the processor"],
+    ...rows.map(({ name, passed, processor }) => [
       name,
-      median(times).toFixed(1),
-      ratio(median(times) / median(empty!.times)),
+      median(passed).toFixed(1),
+      ratio(median(passed) / empty),
+      Math.min(...passed).toFixed(1),
+      processor.length === 0 ? "" : Math.min(...processor).toFixed(1),
     ]),
   ]);
   if (!engines.includes("syscall")) console.log("This daemon cannot use the syscall engine here.");
 }
 
-if (import.meta.main) await main(Deno.args.includes("--smoke") ? 2 : 40);
+if (import.meta.main) {
+  const [other] = Deno.args.filter((word) => word !== "--smoke");
+  await main(Deno.args.includes("--smoke") ? 2 : 40, other);
+}
