@@ -4,7 +4,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Membership } from "../../lib/daemon/cluster/membership.ts";
 import { HEAP_BASE, MIN_HEAP, RANGE_BYTES } from "../../lib/heap/heap.ts";
 import { Counter } from "../../lib/daemon/counters.ts";
-import { Remote, RemoteError } from "../../lib/client/remote.ts";
+import { MAX_TIMEOUT_MS, Remote, RemoteError } from "../../lib/client/remote.ts";
 import { DenoTransport } from "../../lib/client/transports/deno.ts";
 import { NodeTransport } from "../../lib/client/transports/node.ts";
 import { newState } from "../../lib/daemon/state.ts";
@@ -21,6 +21,8 @@ class Daemon implements AsyncDisposable {
   #done: Promise<void>;
   /** Receives, does what it is asked for, and says nothing. */
   mute = false;
+  /** How many datagrams have come. */
+  heard = 0;
   /** What hello is to say instead of the real version. */
   version = 2;
 
@@ -52,6 +54,7 @@ class Daemon implements AsyncDisposable {
       try {
         const [datagram, from] = await socket.receive(new Uint8Array(65536));
         const { hostname, port } = from as Deno.NetAddr;
+        this.heard++;
         this.box.from(hostname, port);
         const reply = this.box.askBytes(datagram);
         if (reply === undefined || this.mute) continue;
@@ -162,6 +165,24 @@ test("Remote asks the others that it was told of, when the only one it knows is 
   await sleep(100);
   standby.mute = false;
   assertEquals(await reading, new Uint8Array(8));
+});
+
+test("Remote gives up a call whose range has no daemon yet when its signal is aborted, and closes", async () => {
+  await using zero = new Daemon(0);
+  await using one = new Daemon(1);
+  introduce([zero, one]);
+  one.mute = true;
+  await using remote = await Remote.connect({ server: zero.server, timeout: MAX_TIMEOUT_MS });
+  const controller = new AbortController();
+  const { signal } = controller;
+  const calls = [remote.read(base(1), 1, { signal }), remote.survey({ signal })];
+  while (one.heard === 0) await sleep(10);
+  controller.abort("changed my mind");
+  const outcomes = await Promise.allSettled(calls);
+  assertEquals(
+    outcomes.map((outcome) => outcome.status === "rejected" && outcome.reason),
+    ["changed my mind", "changed my mind"],
+  );
 });
 
 test("Remote begins with whichever of some daemons answers", async () => {

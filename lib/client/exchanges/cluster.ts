@@ -72,6 +72,8 @@ export class ClusterExchange implements Exchange {
   /** Where there was room the last time. */
   #roomy: number;
   #closed = false;
+  /** Those that may turn out to be a range's daemon. */
+  readonly #tried = new Set<TaggedExchange>();
   /** Ends those who rest. */
   readonly #resting = new Set<() => void>();
 
@@ -140,6 +142,7 @@ export class ClusterExchange implements Exchange {
     const owners = [...this.#known.values()];
     const guides = await Promise.allSettled(this.#guides.values());
     await Promise.all([
+      ...[...this.#tried].map((exchange) => exchange.close()),
       ...owners.map(({ exchange }) => exchange.close()),
       ...guides.map((guide) => guide.status === "fulfilled" && guide.value.exchange.close()),
     ]);
@@ -199,6 +202,8 @@ export class ClusterExchange implements Exchange {
       if (server !== undefined) {
         const transport = await this.#open(server);
         const exchange = new TaggedExchange(transport, this.#clock);
+        this.#tried.add(exchange);
+        if (this.#closed) await exchange.close();
         try {
           const hello = decodeHello(await exchange.begin(Math.max(left, REST_MS), undefined));
           if (this.#learn(hello).range === range) {
@@ -211,6 +216,8 @@ export class ClusterExchange implements Exchange {
             await exchange.close();
             throw error;
           }
+        } finally {
+          this.#tried.delete(exchange);
         }
         await exchange.close();
       }
