@@ -3,6 +3,7 @@
 import { assertEquals } from "@std/assert";
 import { meaningOf, Primary } from "../../../lib/daemon/cluster/primary.ts";
 import { type Connection, RedisError } from "../../../lib/daemon/cluster/resp.ts";
+import { socketTest } from "../../sockets.ts";
 
 Deno.test("meaningOf() tells who is too old, in no cluster, not allowed, or waits for somebody", () => {
   const told = (message: string) => {
@@ -60,18 +61,21 @@ function serve(answer: (name: string) => string) {
   return { names, node: { hostname, port }, close };
 }
 
-Deno.test("Primary.ask() carries out nothing on a new connection before recover has succeeded", async () => {
-  let refusals = 2;
-  const server = serve((name) => {
-    if (name === "CLUSTER") return "*0\r\n";
-    return name === "MEND" && refusals-- > 0 ? "-NOREPLICAS not enough\r\n" : "+OK\r\n";
-  });
-  const primary = new Primary([server.node], {}, "key");
-  const recover = async (connection: Connection) => {
-    await connection.call(["MEND", "end"], 1000);
-  };
-  for (let i = 0; i < 2; i++) await primary.ask([["WRITE", "end"]], { recover });
-  primary.close();
-  await server.close();
-  assertEquals(server.names.slice(2), ["MEND", "MEND", "MEND", "WRITE", "WRITE"]);
-});
+socketTest(
+  "Primary.ask() carries out nothing on a new connection before recover has succeeded",
+  async () => {
+    let refusals = 2;
+    const server = serve((name) => {
+      if (name === "CLUSTER") return "*0\r\n";
+      return name === "MEND" && refusals-- > 0 ? "-NOREPLICAS not enough\r\n" : "+OK\r\n";
+    });
+    const primary = new Primary([server.node], {}, "key");
+    const recover = async (connection: Connection) => {
+      await connection.call(["MEND", "end"], 1000);
+    };
+    for (let i = 0; i < 2; i++) await primary.ask([["WRITE", "end"]], { recover });
+    primary.close();
+    await server.close();
+    assertEquals(server.names.slice(2), ["MEND", "MEND", "MEND", "WRITE", "WRITE"]);
+  },
+);

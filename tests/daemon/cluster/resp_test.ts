@@ -9,6 +9,7 @@ import {
   type Reply,
 } from "../../../lib/daemon/cluster/resp.ts";
 
+import { socketTest } from "../../sockets.ts";
 import { Random } from "../../testing.ts";
 
 const CALL_MS = 2000;
@@ -47,7 +48,7 @@ async function withServer(
 
 const bytes = (text: string) => new TextEncoder().encode(text);
 
-Deno.test("pipeline() sends commands as arrays of strings, and bytes as they are", async () => {
+socketTest("pipeline() sends commands as arrays of strings, and bytes as they are", async () => {
   await withServer("+OK\r\n:1\r\n", 100, async (connection, received) => {
     const binary = Uint8Array.of(13, 10, 36);
     assertEquals(await connection.pipeline([["SET", "kéy", binary], ["INCR", 7]], CALL_MS), [
@@ -61,7 +62,7 @@ Deno.test("pipeline() sends commands as arrays of strings, and bytes as they are
   });
 });
 
-Deno.test("pipeline() understands replies of every kind, wherever they are cut", async () => {
+socketTest("pipeline() understands replies of every kind, wherever they are cut", async () => {
   const answer = "*4\r\n$5\r\na\r\nbc\r\n*-1\r\n:-12\r\n*2\r\n+x\r\n$0\r\n\r\n$-1\r\n";
   const expected: Reply[] = [[bytes("a\r\nbc"), null, -12, ["x", bytes("")]], null];
   for (const size of [1, 2, 3, 7, 100]) {
@@ -75,7 +76,7 @@ Deno.test("pipeline() understands replies of every kind, wherever they are cut",
   }
 });
 
-Deno.test("pipeline() reads replies that are longer than its first buffer", async () => {
+socketTest("pipeline() reads replies that are longer than its first buffer", async () => {
   const long = "0123456789".repeat(30_000);
   const answer = `*2\r\n$${long.length}\r\n${long}\r\n$3\r\nend\r\n`;
   await withServer(answer, 100_000, async (connection) => {
@@ -83,14 +84,14 @@ Deno.test("pipeline() reads replies that are longer than its first buffer", asyn
   });
 });
 
-Deno.test("a refusal rejects with its code, and the connection goes on", async () => {
+socketTest("a refusal rejects with its code, and the connection goes on", async () => {
   await withServer("-MOVED 5 10.0.0.1:7000\r\n+OK\r\n", 100, async (connection) => {
     const error = await assertRejects(() => connection.call(["A"], CALL_MS), RedisError);
     assertEquals(error.code, "MOVED");
   });
 });
 
-Deno.test("what is not answered in time, and what is no reply, ends the connection", async () => {
+socketTest("what is not answered in time, and what is no reply, ends the connection", async () => {
   await withServer("", 1, async (connection) => {
     await assertRejects(() => connection.call(["A"], 50), ConnectionError, "within 50ms");
     assertEquals(connection.isClosed, true);
@@ -101,36 +102,41 @@ Deno.test("what is not answered in time, and what is no reply, ends the connecti
   });
 });
 
-Deno.test("whatever a server sends is a reply, a refusal, or the end of the connection", async () => {
-  const seed = Math.floor(Math.random() * 2 ** 32);
-  const random = new Random(seed);
-  const pieces = [
-    "*",
-    "$",
-    ":",
-    "+",
-    "-",
-    "1",
-    "-1",
-    "2",
-    "9",
-    "x",
-    "\r\n",
-    "\r",
-    "\n",
-    "1e3",
-    "0.5",
-  ];
-  for (let i = 0; i < 200; i++) {
-    const answer = Array.from({ length: 1 + random.below(12) }, () => random.pick(pieces)).join("");
-    await withServer(answer, 1 + random.below(9), async (connection) => {
-      const outcome = await connection.call(["A"], 30).catch((error) => error);
-      const isError = outcome instanceof Error;
-      const isKnown = outcome instanceof RedisError || outcome instanceof ConnectionError;
-      assert(!isError || isKnown, `${outcome} for ${JSON.stringify(answer)}, seed ${seed}`);
-    });
-  }
-});
+socketTest(
+  "whatever a server sends is a reply, a refusal, or the end of the connection",
+  async () => {
+    const seed = Math.floor(Math.random() * 2 ** 32);
+    const random = new Random(seed);
+    const pieces = [
+      "*",
+      "$",
+      ":",
+      "+",
+      "-",
+      "1",
+      "-1",
+      "2",
+      "9",
+      "x",
+      "\r\n",
+      "\r",
+      "\n",
+      "1e3",
+      "0.5",
+    ];
+    for (let i = 0; i < 200; i++) {
+      const answer = Array.from({ length: 1 + random.below(12) }, () => random.pick(pieces)).join(
+        "",
+      );
+      await withServer(answer, 1 + random.below(9), async (connection) => {
+        const outcome = await connection.call(["A"], 30).catch((error) => error);
+        const isError = outcome instanceof Error;
+        const isKnown = outcome instanceof RedisError || outcome instanceof ConnectionError;
+        assert(!isError || isKnown, `${outcome} for ${JSON.stringify(answer)}, seed ${seed}`);
+      });
+    }
+  },
+);
 
 Deno.test("parseNode() is the inverse of formatNode(), and says no to what is no node", () => {
   for (const text of ["10.0.0.1:6379", "[fd00::1]:1", "redis.example:65535", ":7000"]) {

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { Counter, COUNTERS_LENGTH, figures } from "../../../lib/daemon/counters.ts";
+import dashboard from "../../../docs/grafana.json" with { type: "json" };
 import { figuresByFamily, prometheusText } from "../../../lib/daemon/http/metrics.ts";
 
 /** Every figure has a value of its own. */
@@ -84,8 +85,8 @@ Deno.test("figuresByFamily() has every figure by its name", () => {
   }
 });
 
-Deno.test("docs/grafana.json has panels that do not overlap, each with a number of its own", async () => {
-  const { panels } = JSON.parse(await Deno.readTextFile("docs/grafana.json"));
+Deno.test("docs/grafana.json has panels that do not overlap, each with a number of its own", () => {
+  const { panels } = dashboard;
   const taken = new Set<string>();
   for (const { title, gridPos: { x, y, w, h }, targets } of panels) {
     assert(x + w <= 24 && targets.length > 0, title);

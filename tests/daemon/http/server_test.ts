@@ -5,6 +5,7 @@ import { serveHttp } from "../../../lib/daemon/http/server.ts";
 import { newState } from "../../../lib/daemon/state.ts";
 import { Remote } from "../../../lib/client/remote.ts";
 import { HEAP_BASE } from "../../../lib/heap/heap.ts";
+import { socketTest } from "../../sockets.ts";
 import { newOptions } from "../../testing.ts";
 
 const MEMORY = 1024 ** 2; // 4096 cells of 16 grains, or 65,536 of one
@@ -100,32 +101,35 @@ class Viewer {
   }
 }
 
-Deno.test("serveHttp() gives the page and what it loads, and nothing of that comes from elsewhere", async () => {
-  await using site = await open();
-  const page = await site.get("/");
-  assertEquals(page.headers.get("content-type"), "text/html; charset=utf-8");
-  const policy = page.headers.get("content-security-policy")!;
-  assertMatch(policy, /default-src 'none'/);
-  assert(!policy.includes("unsafe"), policy);
-  const html = await page.text();
-  const links = [...html.matchAll(/(?:href|src)="([^"]+)"/g)].map(([, link]) => link!);
-  assert(links.length >= 3);
-  for (const link of links) {
-    assertMatch(link, /^\/[a-z]/);
-    const file = await site.get(link);
-    assertEquals(file.status, 200, link);
-    const text = await file.text();
-    const elsewhere = text.match(/(?:https?:)?\/\/[\w-]+\.[\w.-]+/g) ?? [];
-    assertEquals(elsewhere.filter((url) => url !== "http://www.w3.org"), [], link);
-    for (const [, module] of text.matchAll(/from "(.+)"/g)) {
-      const imported = await site.get(module!.slice(1));
-      assertMatch(imported.headers.get("content-type")!, /javascript/, module);
-      await imported.body?.cancel();
+socketTest(
+  "serveHttp() gives the page and what it loads, and nothing of that comes from elsewhere",
+  async () => {
+    await using site = await open();
+    const page = await site.get("/");
+    assertEquals(page.headers.get("content-type"), "text/html; charset=utf-8");
+    const policy = page.headers.get("content-security-policy")!;
+    assertMatch(policy, /default-src 'none'/);
+    assert(!policy.includes("unsafe"), policy);
+    const html = await page.text();
+    const links = [...html.matchAll(/(?:href|src)="([^"]+)"/g)].map(([, link]) => link!);
+    assert(links.length >= 3);
+    for (const link of links) {
+      assertMatch(link, /^\/[a-z]/);
+      const file = await site.get(link);
+      assertEquals(file.status, 200, link);
+      const text = await file.text();
+      const elsewhere = text.match(/(?:https?:)?\/\/[\w-]+\.[\w.-]+/g) ?? [];
+      assertEquals(elsewhere.filter((url) => url !== "http://www.w3.org"), [], link);
+      for (const [, module] of text.matchAll(/from "(.+)"/g)) {
+        const imported = await site.get(module!.slice(1));
+        assertMatch(imported.headers.get("content-type")!, /javascript/, module);
+        await imported.body?.cancel();
+      }
     }
-  }
-});
+  },
+);
 
-Deno.test("serveHttp() answers only GET and HEAD, and says what there is not", async () => {
+socketTest("serveHttp() answers only GET and HEAD, and says what there is not", async () => {
   await using site = await open();
   for (const method of ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"]) {
     const answer = await site.get("/", { method });
@@ -141,39 +145,52 @@ Deno.test("serveHttp() answers only GET and HEAD, and says what there is not", a
   }
 });
 
-Deno.test("serveHttp() refuses no host, two, and those that are neither addresses nor names that it was told", async () => {
-  await using site = await open(["heap.example"]);
-  const { port } = site;
-  const ours = [`127.0.0.1:${port}`, `localhost:${port}`, "[::1]", "192.0.2.1", "HEAP.example:80"];
-  for (const host of ours) {
-    assertEquals(await statusOf(port, `GET / HTTP/1.1\r\nHost: ${host}`), "HTTP/1.1 200 OK", host);
-  }
-  const foreign = [
-    "evil.example",
-    "heap.example.evil.example",
-    "127.0.0.1.evil.example",
-    "localhost.",
-  ];
-  for (const host of foreign) {
-    const status = await statusOf(port, `GET /live HTTP/1.1\r\nHost: ${host}`);
-    assertEquals(status, "HTTP/1.1 421 Misdirected Request", host);
-  }
-  for (const host of ["a b", "", "127.0.0.1:99999999", "%"]) {
-    const status = await statusOf(port, `GET / HTTP/1.1\r\nHost: ${host}`);
-    assertEquals(status, "HTTP/1.1 400 Bad Request", host);
-  }
-  const one = "Host: 127.0.0.1";
-  for (const head of ["X: y", `${one}\r\n${one}`, `${one}\r\nX: y\r\nHost: evil.example`]) {
-    for (const target of ["/", "http://127.0.0.1/"]) {
-      const status = await statusOf(port, `GET ${target} HTTP/1.1\r\n${head}`);
-      assertEquals(status, "HTTP/1.1 400 Bad Request", head);
+socketTest(
+  "serveHttp() refuses no host, two, and those that are neither addresses nor names that it was told",
+  async () => {
+    await using site = await open(["heap.example"]);
+    const { port } = site;
+    const ours = [
+      `127.0.0.1:${port}`,
+      `localhost:${port}`,
+      "[::1]",
+      "192.0.2.1",
+      "HEAP.example:80",
+    ];
+    for (const host of ours) {
+      assertEquals(
+        await statusOf(port, `GET / HTTP/1.1\r\nHost: ${host}`),
+        "HTTP/1.1 200 OK",
+        host,
+      );
     }
-  }
-  const absolute = await statusOf(port, "GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1");
-  assertEquals(absolute, "HTTP/1.1 421 Misdirected Request");
-});
+    const foreign = [
+      "evil.example",
+      "heap.example.evil.example",
+      "127.0.0.1.evil.example",
+      "localhost.",
+    ];
+    for (const host of foreign) {
+      const status = await statusOf(port, `GET /live HTTP/1.1\r\nHost: ${host}`);
+      assertEquals(status, "HTTP/1.1 421 Misdirected Request", host);
+    }
+    for (const host of ["a b", "", "127.0.0.1:99999999", "%"]) {
+      const status = await statusOf(port, `GET / HTTP/1.1\r\nHost: ${host}`);
+      assertEquals(status, "HTTP/1.1 400 Bad Request", host);
+    }
+    const one = "Host: 127.0.0.1";
+    for (const head of ["X: y", `${one}\r\n${one}`, `${one}\r\nX: y\r\nHost: evil.example`]) {
+      for (const target of ["/", "http://127.0.0.1/"]) {
+        const status = await statusOf(port, `GET ${target} HTTP/1.1\r\n${head}`);
+        assertEquals(status, "HTTP/1.1 400 Bad Request", head);
+      }
+    }
+    const absolute = await statusOf(port, "GET http://evil.example/ HTTP/1.1\r\nHost: 127.0.0.1");
+    assertEquals(absolute, "HTTP/1.1 421 Misdirected Request");
+  },
+);
 
-Deno.test("serveHttp() permits no other origin to read it", async () => {
+socketTest("serveHttp() permits no other origin to read it", async () => {
   await using site = await open();
   const answer = await site.get("/live", { headers: { origin: "http://evil.example" } });
   const allowed = [...answer.headers.keys()].filter((name) => name.startsWith("access-control"));
@@ -181,7 +198,7 @@ Deno.test("serveHttp() permits no other origin to read it", async () => {
   await answer.body?.cancel();
 });
 
-Deno.test("/healthz is 200 while the engine serves, and 503 when it does not", async () => {
+socketTest("/healthz is 200 while the engine serves, and 503 when it does not", async () => {
   await using site = await open();
   const healthy = await site.get("/healthz");
   assertEquals([healthy.status, await healthy.text()], [200, "ok\n"]);
@@ -190,7 +207,7 @@ Deno.test("/healthz is 200 while the engine serves, and 503 when it does not", a
   assertEquals([ill.status, await ill.text()], [503, "it does not serve\n"]);
 });
 
-Deno.test("/stats.json and /metrics tell what clients have done", async () => {
+socketTest("/stats.json and /metrics tell what clients have done", async () => {
   await using site = await open();
   await site.remote.malloc(100);
   const stats = await (await site.get("/stats.json")).json();
@@ -205,7 +222,7 @@ Deno.test("/stats.json and /metrics tell what clients have done", async () => {
   assertMatch(metrics, /^mallocd_live_blocks\{up_to="128"\} 1$/m);
 });
 
-Deno.test("/live gives all cells at first, and then those that have changed", async () => {
+socketTest("/live gives all cells at first, and then those that have changed", async () => {
   await using site = await open();
   const viewer = new Viewer(site);
   const { heap } = await viewer.look();
@@ -227,7 +244,7 @@ Deno.test("/live gives all cells at first, and then those that have changed", as
   assertEquals(other.cells, viewer.cells);
 });
 
-Deno.test("/live gives all cells to whoever names a generation that there was not", async () => {
+socketTest("/live gives all cells to whoever names a generation that there was not", async () => {
   await using site = await open();
   await new Viewer(site).look();
   for (const since of ["", "nonsense", "-1", "Infinity", "1e300", "NaN", "99999999999999"]) {
@@ -236,27 +253,30 @@ Deno.test("/live gives all cells to whoever names a generation that there was no
   }
 });
 
-Deno.test("/live tells what was written once, and is free, from what was never touched", async () => {
-  await using site = await open();
-  const { remote } = site;
-  const viewer = new Viewer(site);
-  const written = await remote.malloc(4096);
-  const untouched = await remote.malloc(4096);
-  await remote.write(written, new Uint8Array(8).fill(1));
-  await viewer.look();
-  assertEquals([viewer.at(0), viewer.at(4096)], [[255, true], [255, false]]);
-  await remote.free(written);
-  await remote.free(untouched);
-  await viewer.lookAgain();
-  assertEquals([viewer.at(0), viewer.at(4096)], [[0, true], [0, false]]);
+socketTest(
+  "/live tells what was written once, and is free, from what was never touched",
+  async () => {
+    await using site = await open();
+    const { remote } = site;
+    const viewer = new Viewer(site);
+    const written = await remote.malloc(4096);
+    const untouched = await remote.malloc(4096);
+    await remote.write(written, new Uint8Array(8).fill(1));
+    await viewer.look();
+    assertEquals([viewer.at(0), viewer.at(4096)], [[255, true], [255, false]]);
+    await remote.free(written);
+    await remote.free(untouched);
+    await viewer.lookAgain();
+    assertEquals([viewer.at(0), viewer.at(4096)], [[0, true], [0, false]]);
 
-  // To zero it for somebody else does not make it untouched again; nor does it matter when one looks.
-  await remote.free(await remote.malloc(4096));
-  await viewer.lookAgain();
-  assertEquals([viewer.at(0), viewer.at(4096)], [[0, true], [0, false]]);
-});
+    // To zero it for somebody else does not make it untouched again; nor does it matter when one looks.
+    await remote.free(await remote.malloc(4096));
+    await viewer.lookAgain();
+    assertEquals([viewer.at(0), viewer.at(4096)], [[0, true], [0, false]]);
+  },
+);
 
-Deno.test("a daemon's generations are above those of the one before it", async () => {
+socketTest("a daemon's generations are above those of the one before it", async () => {
   const viewers: Viewer[] = [];
   for (let i = 0; i < 2; i++) {
     await using site = await open();
