@@ -235,7 +235,7 @@ export class Remote implements AsyncDisposable {
 
   /** Frees an allocation. A classic daemon does not answer: then it is done when it has been sent. */
   async free(pointer: bigint, options: CallOptions = {}): Promise<void> {
-    await this.#call("free", [asField("a pointer", pointer)], options);
+    await this.#call("free", [asAddress("a pointer", pointer)], options);
   }
 
   /** Resizes an allocation, like realloc(3); its address may change. Tagged protocol only. */
@@ -247,7 +247,7 @@ export class Remote implements AsyncDisposable {
     return asBigInt(
       await this.#call(
         "realloc",
-        [asField("a pointer", pointer), asLength("realloc", length)],
+        [asAddress("a pointer", pointer), asLength("realloc", length)],
         options,
       ),
     );
@@ -255,7 +255,7 @@ export class Remote implements AsyncDisposable {
 
   /** Reads `length` bytes. More than one datagram holds is read in pieces, and so not atomically. */
   async read(pointer: bigint, length: number, options: CallOptions = {}): Promise<Uint8Array> {
-    asField("a pointer", pointer);
+    asAddress("a pointer", pointer);
     if (!Number.isSafeInteger(length) || length < 0) {
       throw new RangeError(
         `Cannot read ${shown(length)} bytes: a length is a number, whole and at least 0`,
@@ -274,7 +274,7 @@ export class Remote implements AsyncDisposable {
    * until the promise has resolved.
    */
   async readInto(pointer: bigint, into: Uint8Array, options: CallOptions = {}): Promise<void> {
-    asField("a pointer", pointer);
+    asAddress("a pointer", pointer);
     if (!isBytes(into)) {
       throw new TypeError(`Cannot read into ${kindOf(into)}: it has to be a Uint8Array`);
     }
@@ -289,7 +289,7 @@ export class Remote implements AsyncDisposable {
 
   /** Writes bytes. More than one datagram holds is written in pieces, and so not atomically. */
   async write(pointer: bigint, data: Uint8Array, options: CallOptions = {}): Promise<void> {
-    asField("a pointer", pointer);
+    asAddress("a pointer", pointer);
     if (!isBytes(data)) {
       throw new TypeError(`Cannot write ${kindOf(data)}: what is written is a Uint8Array`);
     }
@@ -328,7 +328,7 @@ export class Remote implements AsyncDisposable {
       await this.#call(
         "cas",
         [
-          asField("a pointer", pointer),
+          asAddress("a pointer", pointer),
           asField("a value", expected),
           asField("a value", desired),
         ],
@@ -342,7 +342,7 @@ export class Remote implements AsyncDisposable {
     return asBigInt(
       await this.#call(
         "add",
-        [asField("a pointer", pointer), asField("a delta", delta)],
+        [asAddress("a pointer", pointer), asField("a delta", delta)],
         options,
       ),
     );
@@ -391,13 +391,13 @@ export class Remote implements AsyncDisposable {
         `Cannot call with ${data.length} bytes: a datagram has room for ${chunk}`,
       );
     }
-    const fields = [asField("a handle", handle), BigInt(data.length)];
+    const fields = [asAddress("a handle", handle), BigInt(data.length)];
     return asBigInt(await this.#call("call", fields, options, { data }));
   }
 
   /** Uninstalls a procedure, for whoever uses it. Tagged protocol only. */
   async uninstall(handle: bigint, options: CallOptions = {}): Promise<void> {
-    await this.#call("uninstall", [asField("a handle", handle)], options);
+    await this.#call("uninstall", [asAddress("a handle", handle)], options);
   }
 
   /**
@@ -682,6 +682,12 @@ function kindOf(value: unknown): string {
     ? Object.prototype.toString.call(value).slice("[object ".length, -1)
     : typeof value;
   return `${/^[AEIOaeio]/.test(kind) ? "an" : "a"} ${kind}`;
+}
+
+/** Checks 64 bits that have no sign: -1n would be somebody else's address. */
+function asAddress(what: string, value: bigint): bigint {
+  if (asField(what, value) >= 0n) return value;
+  throw new RangeError(`Cannot take ${value}: ${what} is from 0 to 2^64 - 1`);
 }
 
 /** The bytes of fields: 64 bits each, big-endian. */
