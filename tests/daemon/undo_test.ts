@@ -6,8 +6,10 @@ import { fields, Random, word } from "../testing.ts";
 import { areEqual, isKilled, Killed, killEverywhere, Machine } from "./machine.ts";
 
 Deno.test("a daemon killed before any store has done each request wholly or not at all", () => {
-  const kills = killEverywhere(new Machine(), { seed: 13, steps: 60, stride: 7 });
+  const machine = new Machine();
+  const kills = killEverywhere(machine, { seed: 13, steps: 90, stride: 7 });
   assert(kills > 600, `only ${kills} kills`);
+  assert(machine.start().count("refused") > 0, "nothing was too much");
 });
 
 Deno.test("the check finds a daemon that does not save, or does not commit", () => {
