@@ -375,14 +375,21 @@ export class HeapFile {
     }
   }
 
-  /** To be called when nobody changes it any more, and after `sync`: notes that it is whole. */
-  end(): void {
-    this.#file.sync();
-    this.#header = { ...this.#header, condition: Condition.clean };
-    this.#header.digest = digest(this.#file, this.#header, this.state);
-    writeHeader(this.#file, this.#header);
-    this.#file.sync();
-    this.close();
+  /** To be called when nobody changes it any more, and after `sync`: notes that it is whole. Whether the disk has that. */
+  end(): boolean {
+    try {
+      this.#file.sync();
+      this.#header = { ...this.#header, condition: Condition.clean };
+      this.#header.digest = digest(this.#file, this.#header, this.state);
+      writeHeader(this.#file, this.#header);
+      this.#file.sync();
+      return true;
+    } catch (error) {
+      if (!(error instanceof FileError)) throw error;
+      return false;
+    } finally {
+      this.close();
+    }
   }
 
   /** Lets it go as it is: what is half done in it is undone by the next. */

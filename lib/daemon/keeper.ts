@@ -130,7 +130,8 @@ export async function endFile(
   const impatient = nextSignal();
   const isSynced = await Promise.race([file.sync(), impatient.then(() => undefined)]);
   clearInterval(telling);
-  if (isSynced === false) say({ msg: "not synced", level: "error", file: file.path });
-  if (isSynced && isClosed) file.end(); // else the next daemon finds it as if this one had been killed
-  return isSynced !== false;
+  // If it is not marked, the next daemon finds it as if this one had been killed.
+  const isKept = isSynced === true && isClosed ? file.end() : isSynced !== false;
+  if (!isKept) say({ msg: "not synced", level: "error", file: file.path });
+  return isKept;
 }

@@ -154,7 +154,7 @@ function anyRequest(random: Random, blocks: readonly number[], tag: number | und
   const makers: (() => string)[] = [
     () => of("malloc", length()),
     () => of("malloc", length()),
-    () => of("malloc", random.pick([QUOTA / 2, QUOTA, SIZE])),
+    () => of("malloc", random.pick([QUOTA + 1, SIZE])),
     () => of("free", pointer()),
     () => {
       const bytes = random.bytes(1 + random.below(200));
@@ -169,7 +169,7 @@ function anyRequest(random: Random, blocks: readonly number[], tag: number | und
     makers.push(
       () => of("realloc", pointer(), random.chance(0.1) ? 0 : length()),
       () => of("realloc", pointer(), length()),
-      () => of("realloc", pointer(), random.pick([QUOTA / 2, QUOTA])),
+      () => of("realloc", pointer(), QUOTA + 1),
       () => of("cas", pointer() || HEAP_BASE, 0, random.word()),
       () => of("add", pointer() || HEAP_BASE, random.word()),
     );

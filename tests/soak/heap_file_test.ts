@@ -9,7 +9,7 @@ import { snapshotUnderLoad } from "../programs/snapshots.ts";
 const seed = Math.floor(Math.random() * 2 ** 31);
 
 Deno.test(`a daemon killed before every single store does requests wholly or not at all, seed ${seed}`, () => {
-  const kills = killEverywhere(new Machine(), { seed, steps: 150 });
+  const kills = killEverywhere(new Machine(), { seed, steps: 250 });
   console.log(`killed ${kills} times`);
   assert(kills > 10_000, `only ${kills} kills`);
 });
