@@ -111,9 +111,13 @@ async function* linesOf(terminal: Context["terminal"]): AsyncGenerator<string> {
   for (;;) {
     const length = await terminal.read(chunk);
     if (length === null) break;
-    const lines = (rest + decoder.decode(chunk.subarray(0, length), { stream: true })).split("\n");
-    rest = lines.pop()!;
-    yield* lines;
+    const [end = "", ...lines] = decoder.decode(chunk.subarray(0, length), { stream: true })
+      .split("\n");
+    rest += end;
+    for (const line of lines) {
+      yield rest;
+      rest = line;
+    }
   }
   if (rest !== "") yield rest;
 }

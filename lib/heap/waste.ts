@@ -62,6 +62,16 @@ export class Waste {
     this.#byOrder[order]! += waste;
   }
 
+  /** Whatever was known, the state is another one now, with these live blocks: all passes for asked for. */
+  forget(live: Iterable<[grain: number, order: number]>): void {
+    this.#byOrder.fill(0);
+    for (const [grain, order] of live) {
+      const at = this.#first[order]! + (grain + this.#missing >>> order);
+      if (order < LARGE) this.#small[at] = 0;
+      else this.#large[at] = 0;
+    }
+  }
+
   /** The block is no longer live. */
   remove(grain: number, order: number): void {
     const at = this.#first[order]! + (grain + this.#missing >>> order);

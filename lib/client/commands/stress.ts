@@ -1,6 +1,7 @@
 /** mallocd-client stress: the original's loop, over and over. */
 
 import { NoReplyError, type Remote } from "../remote.ts";
+import { Histogram } from "../load/histogram.ts";
 import { define, parseNumber, print, rounded, type Terminal } from "../command.ts";
 
 export const stress = define({
@@ -23,12 +24,12 @@ export const stress = define({
 /** The original's stress loop: malloc 20, write 5, read 5, free. */
 async function repeat(remote: Remote, rounds: number, { progress, signal }: Terminal) {
   const hello = new TextEncoder().encode("hello");
-  const roundTrips: number[] = [];
+  const roundTrips = new Histogram();
   let [lost, wrong, done] = [0, 0, 0];
   const timed = async <T>(call: Promise<T>): Promise<T> => {
     const start = performance.now();
     const result = await call;
-    roundTrips.push(performance.now() - start);
+    roundTrips.record(Math.round((performance.now() - start) * 1e6), 1);
     return result;
   };
   const start = performance.now();
@@ -51,10 +52,8 @@ async function repeat(remote: Remote, rounds: number, { progress, signal }: Term
   }
   progress("");
   const seconds = (performance.now() - start) / 1000;
-  roundTrips.sort((a, b) => a - b);
-  const percentile = (p: number) =>
-    Math.round((roundTrips[Math.floor(roundTrips.length * p)] ?? 0) * 1000);
-  const [p50, p99] = [percentile(0.5), percentile(0.99)];
+  const percentile = (percent: number) => Math.round(roundTrips.percentile(percent) / 1000);
+  const [p50, p99] = [percentile(50), percentile(99)];
   const summary = `${4 * done} operations in ${seconds.toFixed(2)} s, ` +
     `${Math.round(4 * done / seconds)}/s, ${lost} lost, ${wrong} wrong, ` +
     `round trip p50 ${p50} us, p99 ${p99} us`;

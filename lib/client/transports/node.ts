@@ -56,12 +56,13 @@ export class NodeTransport {
       await new Promise<void>((resolve, reject) => {
         socket.once("error", reject);
         socket.bind(own, here, () =>
-          socket.connect(port, hostname, () => {
+          socket.connect(port, hostname, (error?: Error) => {
             socket.off("error", reject);
-            resolve();
+            if (error) reject(error);
+            else resolve();
           }));
       });
-    } catch (error) { // somebody else has taken the port
+    } catch (error) { // somebody else has taken the port, or there is no way to the peer
       socket.close();
       throw error;
     }

@@ -4,7 +4,8 @@
  */
 
 import type { EngineOptions } from "../engine.ts";
-import { newHeapMemory } from "../../heap/heap.ts";
+import { GRAIN, newHeapMemory } from "../../heap/heap.ts";
+import { Waste } from "../../heap/waste.ts";
 import { Service, WORK_PER_TURN } from "../service.ts";
 import type { State } from "../state.ts";
 import { replayBatch } from "./batch.ts";
@@ -159,6 +160,9 @@ export class Follower {
         range: this.#range.number,
         state: this.#state,
       });
+      new Waste(GRAIN, this.heap.buddy.missing, this.#state.waste).forget(
+        this.heap.buddy.allLive(),
+      );
       this.service = new Service(this.#options, {
         heap: this.heap,
         io: this.io,

@@ -216,10 +216,11 @@ export class Owner {
   }
 
   #sendAll(all: readonly Held[]): void {
-    for (const { reply, to } of all) {
+    const sends = all.map(({ reply, to }) => {
       this.#heldBytes -= reply.length + HELD_OVERHEAD;
-      this.#sending = this.#send(reply, to);
-    }
+      return this.#send(reply, to);
+    });
+    this.#sending = Promise.all([this.#sending, ...sends]).then(() => {});
   }
 
   async #send(reply: Uint8Array, to: Deno.NetAddr): Promise<void> {
