@@ -217,8 +217,8 @@ export const DAEMON: Program = {
     "mallocd audit /var/lib/mallocd/heap",
   ],
   exitStatus: [
-    ["0", "It was told to end by a signal."],
-    ["1", "It could not start; standard error says why, and what to do about it."],
+    ["0", "It was told to end by a signal, or did what its command says."],
+    ["1", "It could not start, or audit found a fault; standard error says which, and what to do."],
     MISUSED,
   ],
   signals: [
