@@ -15,7 +15,15 @@ mkdir /mnt/nbd /mnt/fs
 nbdfuse /mnt/nbd/disk --command nbdkit -s --exit-with-parent --filter=error --filter=rate memory 48M \\
   rate-file=/mnt/rate error-pwrite=EIO error-pwrite-rate=100% error-file=/mnt/broken 2>/dev/null &
 disk=$!
-wait_for() { for _ in $(seq 200); do eval "$1" && return; sleep 0.1; done; echo "never: $1"; exit 1; }
+wait_for() {
+  for _ in $(seq 200); do
+    eval "$1" && return
+    kill -0 $disk || break
+    sleep 0.1
+  done
+  echo "never: $1"
+  exit 1
+}
 wait_for '[ "$(stat -c %s /mnt/nbd/disk)" -gt 0 ]'
 mkfs.ext4 -q -F -O ^has_journal -E lazy_itable_init=0,nodiscard /mnt/nbd/disk
 mount -o loop /mnt/nbd/disk /mnt/fs
