@@ -368,7 +368,7 @@ export class HeapFile {
       rename(unfinished, path);
       return halted;
     } catch (error) {
-      unlink(unfinished);
+      if (statusOf(unfinished) !== undefined) unlink(unfinished); // it may have its name already
       throw error;
     } finally {
       to.close();
@@ -417,9 +417,11 @@ function requireReplaceable(path: string): void {
   if (status === undefined) return;
   if (status.kind !== undefined) throw new FileError(Errno.EEXIST);
   const file = File.open(path, "read");
-  const isFree = file.lock();
-  file.close();
-  if (!isFree) throw new FileError(Errno.EBUSY);
+  try {
+    if (!file.lock()) throw new FileError(Errno.EBUSY);
+  } finally {
+    file.close();
+  }
 }
 
 /** Opens a file and takes it for this process; to "read" takes one that is there. */
