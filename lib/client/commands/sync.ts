@@ -7,7 +7,7 @@ export const sync = define({
   help: "wait until all that was done before is on the daemon's disk",
   details:
     "The daemon must have a heap file. What it has answered survives its process without this, but " +
-    "only what is on the disk survives the machine, and only if the daemon is ended before that goes down. It prints nothing, or {} with --json.",
+    "only what is on the disk survives the machine, and only if the daemon is ended before that goes down.",
   example: "mallocd-client sync",
   silent: true,
   prepare: () => async (context) => {
