@@ -14,10 +14,9 @@ import { parseMix, parseSizes, type Workload } from "../lib/client/load/workload
 import { Remote } from "../lib/client/remote.ts";
 import { Inspector } from "./inspector.ts";
 import { Viewer } from "./page.ts";
-import { HOST } from "./prober.ts";
+import { HOST, startTraced } from "./prober.ts";
 import { grouped, printTable } from "./table.ts";
 
-const ROOT = new URL("../", import.meta.url);
 const HEAP = 4 * 1024 ** 3;
 
 const COMMON = { clients: 1, sizes: parseSizes("log:16-1024")!, timeout: 10_000 } as const;
@@ -64,25 +63,10 @@ async function measure(
   { requests, longReads, stepMs, warmUpSteps }: Scale,
 ): Promise<Garbage> {
   const started = performance.now();
-  const daemon = new Deno.Command(Deno.execPath(), {
-    args: [
-      ...["run", "--v8-flags=--trace-gc", `--inspect=${HOST}:0`, "-P=daemon", "main.ts"],
-      ...["--port", "0", "--engine", engine, "--memory", `${HEAP}`, ...options],
-    ],
-    cwd: ROOT,
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-  const trace = new Response(daemon.stdout).text();
-  const messages = daemon.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  let said = "";
-  while (!said.includes("msg=ready")) {
-    const { value, done } = await messages.read();
-    if (done) throw new Error(`Cannot start mallocd --engine ${engine}: ${said}`);
-    said += value;
-  }
+  const flags = ["--v8-flags=--trace-gc", `--inspect=${HOST}:0`];
+  const daemon = await startTraced(flags, engine, "--memory", `${HEAP}`, ...options);
+  const { said, port } = daemon;
   const readyMs = performance.now() - started;
-  const port = Number(/address=127\.0\.0\.1:(\d+)/.exec(said)![1]);
   const viewer = isWatched ? new Viewer(/http=(\S+)/.exec(said)![1]!) : undefined;
   using inspector = await Inspector.connect(/ws:\S+/.exec(said)![0]);
   const inWorker = engine === "syscall";
@@ -118,11 +102,7 @@ async function measure(
   const grown = await used() - before;
   await viewer?.stop();
   await wire.close();
-  daemon.kill("SIGTERM");
-  while (!(await messages.read()).done);
-  messages.releaseLock();
-  await daemon.status;
-  const collected = collectionsOf(await trace, inWorker).filter(({ ms }) => ms >= begin);
+  const collected = collectionsOf(await daemon.end(), inWorker).filter(({ ms }) => ms >= begin);
   const bytes = collected.reduce((sum, { bytes }) => sum + bytes, grown);
   return { requests: sent, collections: collected.length, bytes };
 }

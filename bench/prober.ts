@@ -27,6 +27,48 @@ export function mallocd(engine: string, ...options: string[]): string[] {
   return ["-P=daemon", "main.ts", "--port", "0", "--engine", engine, ...options];
 }
 
+/** A daemon whose V8 tells what it does. */
+export interface Traced {
+  /** What the daemon has said until it was ready. */
+  readonly said: string;
+  readonly port: number;
+  /** Ends it; resolves to what V8 has told. */
+  end(): Promise<string>;
+}
+
+/** The daemon of this source tree, run by Deno with flags such as --v8-flags=--trace-gc. */
+export async function startTraced(
+  flags: readonly string[],
+  engine: string,
+  ...options: string[]
+): Promise<Traced> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", ...flags, ...mallocd(engine, ...options)],
+    cwd: ROOT,
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const trace = new Response(child.stdout).text();
+  const messages = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  let said = "";
+  while (!said.includes("msg=ready")) {
+    const { value, done } = await messages.read();
+    if (done) throw new Error(`Cannot start mallocd --engine ${engine}: ${said}`);
+    said += value;
+  }
+  return {
+    said,
+    port: Number(/address=127\.0\.0\.1:(\d+)/.exec(said)![1]),
+    async end() {
+      child.kill("SIGTERM");
+      while (!(await messages.read()).done);
+      messages.releaseLock();
+      await child.status;
+      return await trace;
+    },
+  };
+}
+
 /**
  * Runs a program with Deno, which says in its first line on which port of HOST it listens. `prefix` comes
  * before the command line, as `taskset -c 0` does.

@@ -32,8 +32,8 @@ const STATUS_MS = 5000;
 const CLOSE_MS = 2000;
 
 /**
- * Resolves when a signal has ended it, to false if the disk has failed. Rejects with UsageError or StartError if it cannot
- * start.
+ * Resolves when a signal has ended it, to false if the disk has failed. Rejects with UsageError or
+ * StartError if it cannot start.
  */
 export async function live(
   values: DaemonValues,

@@ -66,9 +66,7 @@ export class Waste {
   forget(live: Iterable<[grain: number, order: number]>): void {
     this.#byOrder.fill(0);
     for (const [grain, order] of live) {
-      const at = this.#first[order]! + (grain + this.#missing >>> order);
-      if (order < LARGE) this.#small[at] = 0;
-      else this.#large[at] = 0;
+      this.add({ length: (1 << order) * this.#grain }, grain, order);
     }
   }
 

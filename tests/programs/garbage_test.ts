@@ -5,13 +5,13 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import { HOST, startTraced } from "../../bench/prober.ts";
 import { runLoad } from "../../lib/client/load/run.ts";
 import { LibcWire } from "../../lib/client/load/libc_wire.ts";
 import { parseMix, parseSizes, type Workload } from "../../lib/client/load/workload.ts";
 import { Remote } from "../../lib/client/remote.ts";
 import { deno, ROOT } from "./programs.ts";
 
-const HOST = "127.0.0.1";
 const HEAP = 2 ** 33;
 
 const CLASSIC = {
@@ -50,25 +50,11 @@ const DOUBLES = ["pointer", "length"];
 
 /** Other fields that were small integers, and that a daemon has made doubles when it has served everything. */
 async function changesOf(...options: string[]): Promise<string[]> {
-  const daemon = new Deno.Command(Deno.execPath(), {
-    args: [
-      ...["run", "-q", "--v8-flags=--trace-generalization", "-P=daemon", "main.ts"],
-      ...["--port", "0", "--engine", "syscall", "--memory", `${HEAP}`, ...options],
-    ],
-    cwd: ROOT,
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-  const trace = new Response(daemon.stdout).text();
-  const messages = daemon.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  let said = "";
-  while (!said.includes("msg=ready")) {
-    const { value, done } = await messages.read();
-    if (done) throw new Error(`Cannot start mallocd: ${said}`);
-    said += value;
-  }
+  const flags = ["-q", "--v8-flags=--trace-generalization"];
+  const daemon = await startTraced(flags, "syscall", "--memory", `${HEAP}`, ...options);
+  const { port } = daemon;
+  let trace = "";
   try {
-    const port = Number(/address=127\.0\.0\.1:(\d+)/.exec(said)![1]);
     const wire = new LibcWire({ transport: "udp", hostname: HOST, port }, CLASSIC.clients, false);
     const terminal = { progress: () => {}, signal: new AbortController().signal };
     await using remote = await Remote.connect({ server: `${HOST}:${port}` });
@@ -76,12 +62,9 @@ async function changesOf(...options: string[]): Promise<string[]> {
     for (const workload of WORKLOADS) await runLoad(workload, 50, { remote, wire, terminal });
     await wire.close();
   } finally {
-    daemon.kill("SIGTERM");
-    while (!(await messages.read()).done);
-    messages.releaseLock();
-    await daemon.status;
+    trace = await daemon.end();
   }
-  const changes = [...(await trace).matchAll(CHANGE)]
+  const changes = [...trace.matchAll(CHANGE)]
     .filter(([, field, , file]) => SERVING.includes(file!) && !DOUBLES.includes(field!))
     .map(([, field, where]) => `${field} in ${where}()`);
   return [...new Set(changes)].sort();
