@@ -133,7 +133,7 @@ const TABLE = {
     members: sizes,
   },
   freeBlocks: { ...gauge("free blocks"), by: "size", places: ORDERS, members: sizes },
-  work: counter("bytes that were cleared for malloc and moved for realloc", "bytes"),
+  work: counter("bytes cleared and moved, and searches and procedures as so many", "bytes"),
 
   replays: counter("repeats answered from the duplicate request cache"),
   evictions: counter("replies forgotten, to make room, while they could still be asked for"),
