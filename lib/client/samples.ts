@@ -48,6 +48,13 @@ export class Sample {
     return this.seconds > 0 ? this.growth(name) / this.seconds : 0;
   }
 
+  /** What is shown of a name: a counter's rate, or how much there is of what is no count; whole. */
+  figure(name: string): { title: string; value: number } {
+    const isCount = this.stats.get(this.namesOf(name)[0] ?? "")?.kind === "counter";
+    const value = Math.round(isCount ? this.rate(name) : this.value(name));
+    return { title: isCount ? `${name}/s` : name, value };
+  }
+
   /** Members of a family, without its name, and their names. */
   members(family: string): [member: string, name: string][] {
     return this.namesOf(family).map((name) => [name.slice(family.length + 1), name]);

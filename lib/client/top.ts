@@ -3,8 +3,8 @@
  * file is about taking over a terminal, and leaving it as it was however this ends.
  */
 
-import { type Flags, UsageError, type Values } from "../cli/flags.ts";
-import { type Context, type Repeating, sleep, type Terminal } from "./command.ts";
+import type { Flags, Values } from "../cli/flags.ts";
+import { type Context, print, type Repeating, rounded, sleep, type Terminal } from "./command.ts";
 import { NoReplyError } from "./remote.ts";
 import { type Sample, Sampler } from "./samples.ts";
 
@@ -20,15 +20,15 @@ const BAR = 40;
 
 export async function top(context: Context, values: Values<Flags>): Promise<boolean> {
   const { terminal, remote, json } = context;
-  if (json) throw new UsageError("top prints no objects", "mallocd-client --json -i 1 stat");
   const { repeat, every = DEFAULT_EVERY_MS } = values as Repeating;
   const sampler = new Sampler(remote);
   let sample = await sampler.next();
-  if (!terminal.isTerminal) {
+  if (json || !terminal.isTerminal) {
     for (let i = 0; i < (repeat ?? 1) && !terminal.signal.aborted; i++) {
       await sleep(every, terminal.signal);
-      if (i > 0) terminal.write("\n");
-      terminal.write(render(await sampler.next(), remote.server, Infinity).join("\n") + "\n");
+      sample = await sampler.next();
+      const lines = render(sample, remote.server, Infinity);
+      print(context, `${i > 0 ? "\n" : ""}${lines.join("\n")}\n`, objectOf(sample, remote.server));
     }
     return true;
   }
@@ -55,19 +55,49 @@ export async function top(context: Context, values: Values<Flags>): Promise<bool
   return !screen.wasTold;
 }
 
+/** What the screen shows, by the names of stat; latencies in microseconds, as those of bench. */
+function objectOf(sample: Sample, server: string): Readonly<Record<string, unknown>> {
+  const names = [...FIGURES, ...FAMILIES.flatMap((family) => sample.namesOf(family))];
+  const figures = names.map((name) => sample.figure(name));
+  const microseconds = (share: number) => {
+    const ns = sample.latency(share);
+    return ns === undefined ? undefined : rounded(ns / 1000);
+  };
+  return {
+    server,
+    version: nameOf(sample, "version"),
+    engine: nameOf(sample, "engine"),
+    seconds: rounded(sample.seconds),
+    ...Object.fromEntries(figures.map(({ title, value }) => [title, value])),
+    latency: {
+      p50: microseconds(0.5),
+      p99: microseconds(0.99),
+      "p99.9": microseconds(0.999),
+    },
+  };
+}
+
+const FIGURES = [
+  ...["uptime", "heap", "bytes", "blocks", "bytesAsked", "largestFree", "fragmentation"],
+  ...["requests", "received", "receivedBytes", "sent", "sentBytes", "resident"],
+  ...["refused", "dropped", "kernelDrops", "replays"],
+];
+const FAMILIES = ["requests", "payload", "liveBlocks", "freeBlocks"];
+
+/** The member of a family that is 1: what there is. */
+function nameOf(sample: Sample, family: string): string {
+  return sample.members(family).find(([, name]) => sample.value(name) === 1)?.[0] ?? "?";
+}
+
 /** The lines that show a sample, each of 80 columns at the most; `most` of them, if the tables are longer. */
 export function render(sample: Sample, server: string, most: number): string[] {
-  const { value, rate, nameOf } = {
-    value: (name: string) => sample.value(name),
-    rate: (name: string) => `${count(sample.rate(name))}/s`,
-    nameOf: (family: string) =>
-      sample.members(family).find(([, name]) => sample.value(name) === 1)?.[0] ?? "?",
-  };
+  const value = (name: string) => sample.value(name);
+  const rate = (name: string) => `${count(sample.rate(name))}/s`;
   const [heap, used] = [value("heap"), value("bytes")];
   const filled = heap === 0 ? 0 : Math.ceil(used / heap * BAR);
   const latency = [0.5, 0.99, 0.999].map((share) => duration(sample.latency(share)));
   const lines = [
-    `mallocd ${nameOf("version")} at ${server}, ${nameOf("engine")} engine, up ${
+    `mallocd ${nameOf(sample, "version")} at ${server}, ${nameOf(sample, "engine")} engine, up ${
       clock(value("uptime"))
     }`,
     `heap   [${"#".repeat(filled).padEnd(BAR, ".")}] ${bytes(used)} of ${bytes(heap)}`,

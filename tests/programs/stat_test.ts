@@ -103,10 +103,6 @@ Deno.test("mallocd-client stat says what it cannot do", async () => {
     await daemon.client("--classic stat"),
     failed("stats(1): needs the tagged protocol"),
   );
-  assertEquals(
-    await daemon.client("--json top"),
-    misused("top prints no objects", "mallocd-client --json -i 1 stat"),
-  );
 });
 
 Deno.test("mallocd-client top prints one interval where there is no terminal", async () => {
@@ -121,6 +117,22 @@ Deno.test("mallocd-client top prints one interval where there is no terminal", a
   assertMatch(stdout, /\nmalloc +0 +1 .* 128 B +1 +1\n/);
   const twice = await daemon.client("top -i 50ms -r 2");
   assertEquals(twice.stdout.match(/^mallocd /gm)?.length, 2);
+});
+
+Deno.test("mallocd-client --json top prints an object for each interval", async () => {
+  await using daemon = await Mallocd.start();
+  await daemon.client("malloc 100");
+  const { code, stdout, stderr } = await daemon.client("--json top -i 50ms -r 2");
+  assertEquals([code, stderr], [0, ""]);
+  const objects = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+  assertEquals(objects.length, 2);
+  for (const object of objects) {
+    const { server, seconds, heap, blocks, latency } = object;
+    assertEquals([server, heap, blocks, object["liveBlocks.128"]], [daemon.server, 2 ** 30, 1, 1]);
+    assertEquals([seconds >= 0.05, object["requests.malloc/s"]], [true, 0]);
+    assertEquals([object["requests/s"] > 0, latency.p50 > 0], [true, true], stdout);
+  }
+  assertEquals((await daemon.client("--json top -i 50ms")).stdout.split("\n").length, 2);
 });
 
 const noTerminal = await whyNoTerminal();

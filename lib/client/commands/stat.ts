@@ -88,11 +88,7 @@ async function printRates(
     await sleep(interval, signal);
     if (signal.aborted) return;
     const sample = await sampler.next();
-    const columns = names.map((name) => {
-      const isCount = sample.stats.get(sample.namesOf(name)[0] ?? "")?.kind === "counter";
-      const value = Math.round(isCount ? sample.rate(name) : sample.value(name));
-      return { title: isCount ? `${name}/s` : name, value };
-    });
+    const columns = names.map((name) => sample.figure(name));
     const row = (texts: readonly string[]) =>
       texts.map((text, i) => text.padStart(Math.max(columns[i]!.title.length, NARROWEST)))
         .join(" ") + "\n";
