@@ -203,6 +203,16 @@ const REFUSED: Record<string, [module: Uint8Array<ArrayBuffer>, reason: string, 
     "its data is aligned to 32 bytes, more than 16",
     "0104",
   ],
+  "a number without an end, where V8 does not look": [
+    procedure(i32(0), { head: dylink(1, ...Array(200).fill(0x80), 0) }),
+    "it has a number of more than 32 bits",
+    "8080",
+  ],
+  "a number of 33 bits": [
+    procedure(i32(0), { head: dylink(1, 7, 0x80, 0x80, 0x80, 0x80, 0x10, 0, 0, 0) }),
+    "it has a number of more than 32 bits",
+    "8080",
+  ],
   "another module that it needs": [
     procedure(i32(0), { head: dylink(2, 6, 1, ...name("libc")) }),
     "it needs another module, libc",

@@ -202,6 +202,10 @@ Deno.test("what is no module, or not a whole one, is told so wherever it ends", 
   );
   assertEquals(reasonOf(...head, 1, 3, 0), "it is cut short, at byte 8 of the module");
   assertEquals(reasonOf(...head), "it has no code, at byte 8 of the module");
+  assertEquals(
+    reasonOf(...head, 1, ...Array(200).fill(0x80), 0),
+    "it has a number of more than 32 bits, at byte 9 of the module",
+  );
   for (let length = 1; length < whole.length; length++) {
     assertMatch(
       reasonOf(...whole.slice(0, length)),

@@ -32,14 +32,16 @@ export class Cursor {
     return this.bytes[this.at++]!;
   }
 
-  /** An unsigned number of up to 32 bits. */
+  /** An unsigned number of up to 32 bits, in up to 5 bytes: others V8 refuses where it sees them. */
   u32(): number {
+    const from = this.at;
     let value = 0;
-    for (let shift = 0;; shift += 7) {
+    for (let shift = 0; shift <= 28; shift += 7) {
       const byte = this.byte();
       value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) return value;
+      if (byte < 0x80 && value < 2 ** 32) return value;
     }
+    throw new ModuleRefused("it has a number of more than 32 bits", from);
   }
 
   /** A signed number of up to 32 bits. */
