@@ -33,7 +33,6 @@
  */
 
 import { type Arrays, int32, standAlone } from "./metadata.ts";
-import type { Undo } from "./undo.ts";
 
 /** What became of a `free`. */
 export const Freed = { freed: 0, notAllocated: 1, alreadyFree: 2 } as const;
@@ -130,7 +129,7 @@ export function buddyShape(grains: number) {
     blocksInUse: int32(maxOrder + 1),
     /** Free bits: for each order its levels, each in whole words, lowest level first. */
     free: int32(freeWords),
-    /** Live bits: all orders packed without gaps; those of order k start at bit `#liveBase[k]`. */
+    /** Live bits: all orders packed without gaps; those of order k start at bit `liveBase[k]`. */
     live: int32(liveWords),
   };
 }
@@ -148,49 +147,46 @@ export class Buddy {
   /** Bytes that the bitmaps take when every page of them is touched. */
   readonly metadataBytes: number;
 
-  readonly #undo: Undo | undefined;
-  readonly #figures: Int32Array;
-  readonly #free: Int32Array;
-  readonly #live: Int32Array;
-  /** Where in #free level `l` of order `k` starts: `#level[k * #maxLevels + l]`. */
-  readonly #level: Int32Array;
-  readonly #levels: Uint8Array;
+  protected readonly figures: Int32Array;
+  protected readonly freeBits: Int32Array;
+  protected readonly liveBits: Int32Array;
+  /** Where in the free bits level `l` of order `k` starts: `level[k * maxLevels + l]`. */
+  protected readonly level: Int32Array;
+  protected readonly levels: Uint8Array;
   /** For each order, the number of the first word of its highest level. */
   readonly #top: Int32Array;
-  readonly #maxLevels: number;
+  protected readonly maxLevels: number;
   /** For each order, the first block that lies in the heap as a whole. */
   readonly #first: Int32Array;
-  readonly #liveBase: Int32Array;
+  protected readonly liveBase: Int32Array;
   /** Bit k is set while there is a free block of order k, as far as this thread has seen to it. */
   #available = 0;
 
   /**
    * Over the arrays of `buddyShape(grains)`: if they are all zero, a heap that is all free; else what
-   * they say, be it another thread's that goes on changing them. What it stores can be undone by `undo`.
+   * they say, be it another thread's that goes on changing them.
    */
   constructor(
     grains: number,
     arrays: Arrays<ReturnType<typeof buddyShape>> = standAlone(buddyShape(grains)),
-    undo?: Undo,
   ) {
     const geometry = new Geometry(grains);
-    this.#undo = undo;
     this.grains = grains;
     this.maxOrder = geometry.maxOrder;
-    this.#maxLevels = geometry.maxLevels;
+    this.maxLevels = geometry.maxLevels;
     this.missing = geometry.missing;
     this.#first = geometry.first;
-    this.#liveBase = geometry.liveBase;
-    this.#level = geometry.level;
-    this.#levels = geometry.levels;
+    this.liveBase = geometry.liveBase;
+    this.level = geometry.level;
+    this.levels = geometry.levels;
     this.#top = geometry.top;
-    this.#figures = arrays.figures;
+    this.figures = arrays.figures;
     this.freeBlocks = arrays.freeBlocks;
     this.blocksInUse = arrays.blocksInUse;
-    this.#free = arrays.free;
-    this.#live = arrays.live;
-    this.metadataBytes = this.#free.byteLength + this.#live.byteLength;
-    if (this.#figures[Figure.seeded] === 0) this.#seed();
+    this.freeBits = arrays.free;
+    this.liveBits = arrays.live;
+    this.metadataBytes = this.freeBits.byteLength + this.liveBits.byteLength;
+    if (this.figures[Figure.seeded] === 0) this.#seed();
     this.freeBlocks.forEach((blocks, order) => this.#available |= blocks === 0 ? 0 : 1 << order);
   }
 
@@ -208,7 +204,7 @@ export class Buddy {
   }
 
   get highWater(): number {
-    return this.#figures[Figure.highWater]!;
+    return this.figures[Figure.highWater]!;
   }
 
   /** The order of the largest free block, NONE if nothing is free. */
@@ -228,13 +224,13 @@ export class Buddy {
     if (candidates === 0) return NONE;
     let from = lowestBit(candidates);
     let block = this.#lowestFree(from);
-    this.#clearFree(from, block);
+    this.clearFree(from, block);
     while (from > order) {
       from--;
       block <<= 1;
-      this.#setFree(from, block + 1);
+      this.setFree(from, block + 1);
     }
-    this.#setLive(order, block);
+    this.setLive(order, block);
     return (block << order) - this.missing;
   }
 
@@ -244,14 +240,14 @@ export class Buddy {
     if (order === NONE) return this.isFree(grain) ? Freed.alreadyFree : Freed.notAllocated;
     this.freedOrder = order;
     let block = this.#blockOf(grain, order);
-    this.#clearLive(order, block);
+    this.clearLive(order, block);
     let merged: number = order;
     while (merged < this.maxOrder && this.#hasFree(merged, block ^ 1)) {
-      this.#clearFree(merged, block ^ 1);
+      this.clearFree(merged, block ^ 1);
       block >>>= 1;
       merged++;
     }
-    this.#setFree(merged, block);
+    this.setFree(merged, block);
     return Freed.freed;
   }
 
@@ -267,10 +263,10 @@ export class Buddy {
       const block = this.#blockOf(grain, k);
       if ((block & 1) !== 0 || !this.#hasFree(k, block + 1)) return false;
     }
-    this.#clearLive(order, this.#blockOf(grain, order));
-    for (let k = order; k < wanted; k++) this.#clearFree(k, this.#blockOf(grain, k) + 1);
-    for (let k = order; k > wanted; k--) this.#setFree(k - 1, this.#blockOf(grain, k - 1) + 1);
-    this.#setLive(wanted, this.#blockOf(grain, wanted));
+    this.clearLive(order, this.#blockOf(grain, order));
+    for (let k = order; k < wanted; k++) this.clearFree(k, this.#blockOf(grain, k) + 1);
+    for (let k = order; k > wanted; k--) this.setFree(k - 1, this.#blockOf(grain, k - 1) + 1);
+    this.setLive(wanted, this.#blockOf(grain, wanted));
     return true;
   }
 
@@ -285,25 +281,25 @@ export class Buddy {
     let from: number = order;
     while (from <= this.maxOrder && !this.#isFree(from, start >>> from)) from++;
     if (from > this.maxOrder) return false;
-    this.#clearFree(from, start >>> from);
+    this.clearFree(from, start >>> from);
     while (from > order) {
       from--;
-      this.#setFree(from, start >>> from ^ 1);
+      this.setFree(from, start >>> from ^ 1);
     }
-    this.#setLive(order, block);
+    this.setLive(order, block);
     return true;
   }
 
   /** Every live bit, order by order: where its block begins. */
   *allLive(): Generator<[grain: number, order: number]> {
     for (let order = 0; order <= this.maxOrder; order++) {
-      const from = this.#liveBase[order]! + this.#first[order]!;
-      const end = this.#liveBase[order]! + (this.missing + this.grains >>> order);
+      const from = this.liveBase[order]! + this.#first[order]!;
+      const end = this.liveBase[order]! + (this.missing + this.grains >>> order);
       for (let bit = from; bit < end; bit++) {
-        const word = this.#live[bit >>> 5]! >>> (bit & 31);
+        const word = this.liveBits[bit >>> 5]! >>> (bit & 31);
         if (word === 0) bit |= 31; // on to the next word
         else if ((word & 1) !== 0) {
-          yield [(bit - this.#liveBase[order]! << order) - this.missing, order];
+          yield [(bit - this.liveBase[order]! << order) - this.missing, order];
         }
       }
     }
@@ -328,7 +324,7 @@ export class Buddy {
   endOfLive(grain: number): number {
     for (let order = 0; order <= this.maxOrder; order++) {
       const block = this.#blockOf(grain, order);
-      if (this.#isLive(order, block)) return ((block + 1) << order) - this.missing;
+      if (this.#isLive(order, block)) return this.endOf(order, block);
     }
     return NONE;
   }
@@ -345,15 +341,15 @@ export class Buddy {
 
   /** How many blocks of `order` are live, of those from number `from` to before `to`. */
   countLive(order: number, from: number, to: number): number {
-    const base = this.#liveBase[order]!;
+    const base = this.liveBase[order]!;
     const start = base + Math.max(from, this.#first[order]!);
     const end = base + to;
     if (start >= end) return 0;
     const last = (end - 1) >>> 5;
     let at = start >>> 5;
-    let word = this.#live[at]! & -1 << (start & 31);
+    let word = this.liveBits[at]! & -1 << (start & 31);
     let count = 0;
-    for (; at < last; word = this.#live[++at]!) {
+    for (; at < last; word = this.liveBits[++at]!) {
       if (word !== 0) count += bitsIn(word);
     }
     return count + bitsIn(word & -1 >>> 31 - (end - 1 & 31));
@@ -364,34 +360,46 @@ export class Buddy {
     for (let order = 0; order <= this.maxOrder; order++) {
       const block = this.#blockOf(grain, order);
       if (block >= this.#first[order]! && this.#hasFree(order, block)) {
-        return ((block + 1) << order) - this.missing;
+        return this.endOf(order, block);
       }
     }
     return NONE;
+  }
+
+  /** One past the last grain of a block. */
+  protected endOf(order: number, block: number): number {
+    return ((block + 1) << order) - this.missing;
   }
 
   #blockOf(grain: number, order: number): number {
     return (grain + this.missing) >>> order;
   }
 
-  /** Frees the whole heap, in the largest blocks that there are: each half of what is missing to it. */
+  /**
+   * Frees the whole heap, in the largest blocks that there are, one of each order at most. Another one that
+   * was killed here may have left some of it.
+   */
   #seed(): void {
-    for (let order = 0, start = this.missing; start < this.missing + this.grains; order++) {
-      if ((start >>> order & 1) === 0 && order < this.maxOrder) continue;
-      this.#setFree(order, start >>> order);
+    for (let order = 0, start = this.missing; order <= this.maxOrder; order++) {
+      if ((this.grains >>> order & 1) === 0) continue;
+      this.freeBlocks[order] = 1;
+      for (let level = 0, block = start >>> order; level < this.levels[order]!; level++) {
+        const at = this.level[order * this.maxLevels + level]! + (block >>> 5);
+        this.freeBits[at]! |= 1 << (block & 31);
+        block >>>= 5;
+      }
       start += 2 ** order;
     }
-    this.#undo?.note(this.#figures, Figure.seeded);
-    this.#figures[Figure.seeded] = 1;
+    this.figures[Figure.seeded] = 1;
   }
 
   #lowestFree(order: number): number {
-    let level = this.#levels[order]! - 1;
-    const top = this.#level[order * this.#maxLevels + level]!;
+    let level = this.levels[order]! - 1;
+    const top = this.level[order * this.maxLevels + level]!;
     let block = this.#top[order]!;
-    while (this.#free[top + block] === 0) block++;
+    while (this.freeBits[top + block] === 0) block++;
     for (; level >= 0; level--) {
-      const word = this.#free[this.#level[order * this.#maxLevels + level]! + block]!;
+      const word = this.freeBits[this.level[order * this.maxLevels + level]! + block]!;
       block = block << 5 | lowestBit(word);
     }
     return block;
@@ -403,79 +411,52 @@ export class Buddy {
 
   /** `block` may be one before the first of its order: the buddy that does not exist. */
   #hasFree(order: number, block: number): boolean {
-    const word = this.#free[this.#level[order * this.#maxLevels]! + (block >>> 5)]!;
+    const word = this.freeBits[this.level[order * this.maxLevels]! + (block >>> 5)]!;
     return (word >>> (block & 31) & 1) !== 0;
   }
 
-  #setFree(order: number, block: number): void {
-    if (this.#undo !== undefined) this.#noteFree(this.#undo, order, block);
+  protected setFree(order: number, block: number): void {
     this.freeBlocks[order]!++;
     this.#available |= 1 << order;
-    const levels = this.#levels[order]!;
+    const levels = this.levels[order]!;
     for (let level = 0; level < levels; level++) {
-      const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
-      const word = this.#free[at]!;
-      this.#free[at] = word | 1 << (block & 31);
+      const at = this.level[order * this.maxLevels + level]! + (block >>> 5);
+      const word = this.freeBits[at]!;
+      this.freeBits[at] = word | 1 << (block & 31);
       if (word !== 0) return; // the levels above know already
       block >>>= 5;
     }
   }
 
-  #clearFree(order: number, block: number): void {
-    if (this.#undo !== undefined) this.#noteFree(this.#undo, order, block);
+  protected clearFree(order: number, block: number): void {
     if (--this.freeBlocks[order]! === 0) this.#available &= ~(1 << order);
-    const levels = this.#levels[order]!;
+    const levels = this.levels[order]!;
     for (let level = 0; level < levels; level++) {
-      const at = this.#level[order * this.#maxLevels + level]! + (block >>> 5);
-      const word = this.#free[at]! & ~(1 << (block & 31));
-      this.#free[at] = word;
+      const at = this.level[order * this.maxLevels + level]! + (block >>> 5);
+      const word = this.freeBits[at]! & ~(1 << (block & 31));
+      this.freeBits[at] = word;
       if (word !== 0) return; // the levels above still stand
       block >>>= 5;
     }
   }
 
-  /**
-   * Notes what setting or clearing a free bit stores: up to the first level in whose word it is not alone.
-   * Apart from the storing, so that V8 inlines that where there is nothing to note.
-   */
-  #noteFree(undo: Undo, order: number, block: number): void {
-    undo.note(this.freeBlocks, order);
-    for (let level = 0; level < this.#levels[order]!; level++) {
-      const bit = 1 << (block & 31);
-      block >>>= 5;
-      const at = this.#level[order * this.#maxLevels + level]! + block;
-      undo.note(this.#free, at);
-      if ((this.#free[at]! & ~bit) !== 0) return;
-    }
-  }
-
   #isLive(order: number, block: number): boolean {
     if (block < this.#first[order]!) return false;
-    const bit = this.#liveBase[order]! + block;
-    return (this.#live[bit >>> 5]! >>> (bit & 31) & 1) !== 0;
+    const bit = this.liveBase[order]! + block;
+    return (this.liveBits[bit >>> 5]! >>> (bit & 31) & 1) !== 0;
   }
 
-  #setLive(order: number, block: number): void {
-    const bit = this.#liveBase[order]! + block;
-    if (this.#undo !== undefined) this.#noteLive(this.#undo, order, bit);
-    this.#live[bit >>> 5]! |= 1 << (bit & 31);
+  protected setLive(order: number, block: number): void {
+    const bit = this.liveBase[order]! + block;
+    this.liveBits[bit >>> 5]! |= 1 << (bit & 31);
     this.blocksInUse[order]!++;
-    const end = ((block + 1) << order) - this.missing;
-    if (end <= this.#figures[Figure.highWater]!) return;
-    this.#undo?.note(this.#figures, Figure.highWater);
-    this.#figures[Figure.highWater] = end;
+    const end = this.endOf(order, block);
+    if (end > this.figures[Figure.highWater]!) this.figures[Figure.highWater] = end;
   }
 
-  #clearLive(order: number, block: number): void {
-    const bit = this.#liveBase[order]! + block;
-    if (this.#undo !== undefined) this.#noteLive(this.#undo, order, bit);
-    this.#live[bit >>> 5]! &= ~(1 << (bit & 31));
+  protected clearLive(order: number, block: number): void {
+    const bit = this.liveBase[order]! + block;
+    this.liveBits[bit >>> 5]! &= ~(1 << (bit & 31));
     this.blocksInUse[order]!--;
-  }
-
-  /** Notes what setting or clearing a live bit stores. */
-  #noteLive(undo: Undo, order: number, bit: number): void {
-    undo.note(this.#live, bit >>> 5);
-    undo.note(this.blocksInUse, order);
   }
 }

@@ -19,13 +19,14 @@
  * in a heap of any size; offsets are local to a function.
  */
 
-import { Buddy, type buddyShape, Freed, NONE } from "./buddy.ts";
+import { Buddy, buddyShape, Freed, NONE } from "./buddy.ts";
 import { type Bulk, bulk, high } from "./bulk.ts";
 import type { Changes } from "./changes.ts";
 import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
 import { CLEAN, DIRTY, Reclaimer, type Release } from "./reclaim.ts";
 import { Refusal } from "./refusal.ts";
 import type { Undo } from "./undo.ts";
+import { UndoableBuddy } from "./undoable_buddy.ts";
 import { Waste, wasteShape } from "./waste.ts";
 
 /** Where the first heap starts: pointers look as they do in the paper, and 0, NULL, is none of them. */
@@ -219,7 +220,10 @@ export class Heap {
     this.#reserved = reserved;
     this.#undo = undo;
     if (undo !== undefined) this.#recover(undo);
-    this.buddy = new Buddy(size / GRAIN, state?.buddy, undo);
+    const kept = state?.buddy ?? standAlone(buddyShape(size / GRAIN));
+    this.buddy = undo === undefined
+      ? new Buddy(size / GRAIN, kept)
+      : new UndoableBuddy(size / GRAIN, kept, undo);
     const waste = state?.waste ?? standAlone(wasteShape(size / GRAIN));
     this.#waste = new Waste(GRAIN, this.buddy.missing, waste);
     this.#reclaimer = release && new Reclaimer({
@@ -613,5 +617,6 @@ function grainAt(offset: number): number {
 
 /** The order of the smallest block that holds `length` bytes, of which there are at most MAX_HEAP. */
 export function orderFor(length: number): number {
-  return length <= GRAIN ? 0 : 32 - Math.clz32(grainAt(length - 1));
+  if (length <= GRAIN) return 0;
+  return 32 - Math.clz32(length <= MAX_MEMORY32 ? length - 1 >>> 4 : grainAt(length - 1));
 }

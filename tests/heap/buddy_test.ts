@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Buddy, Freed, MAX_GRAINS, NONE } from "../../lib/heap/buddy.ts";
+import { Buddy, buddyShape, Freed, MAX_GRAINS, NONE } from "../../lib/heap/buddy.ts";
+import { standAlone } from "../../lib/heap/metadata.ts";
 import { Random } from "../testing.ts";
 
 const GRAIN = 16;
@@ -316,6 +317,21 @@ Deno.test("free() tells the live from the free and from what is inside of a bloc
 
 Deno.test("allocate() starts at the lowest address, whatever the size of the heap", () => {
   for (const grains of SHAPES) assertEquals(new Buddy(grains).allocate(0), 0, `${grains} grains`);
+});
+
+Deno.test("a Buddy is all free when another one was killed while it made its first blocks", () => {
+  for (const grains of SHAPES.filter((grains) => grains < KIB * KIB)) {
+    const whole = standAlone(buddyShape(grains));
+    new Buddy(grains, whole);
+    const words = Array.from(whole.free).flatMap((word, at) => word === 0 ? [] : [at]);
+    for (let stored = 0; stored <= words.length; stored++) {
+      const left = standAlone(buddyShape(grains));
+      for (const at of words.slice(0, stored)) left.free[at] = whole.free[at]!;
+      if (stored > 0) left.freeBlocks.set(whole.freeBlocks);
+      new Buddy(grains, left);
+      assertEquals(left, whole, `${grains} grains, ${stored} words stored`);
+    }
+  }
 });
 
 Deno.test("resize() grows over a free buddy, shrinks, and else changes nothing", () => {
