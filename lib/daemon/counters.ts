@@ -85,7 +85,7 @@ const TABLE = {
   receivedBytes: counter("bytes of the datagrams that came", "bytes"),
   sent: counter("datagrams that went"),
   sentBytes: counter("bytes of the datagrams that went", "bytes"),
-  turns: counter("looks at the socket that found datagrams: batches"),
+  turns: counter("batches of datagrams that were served together"),
   busy: gauge("1 while a batch is served, by a thread of its own (syscall engine)"),
   dropped: {
     ...counter("datagrams that were ignored because of their sender"),

@@ -61,7 +61,7 @@ export const NO_REPLY = -1;
 export const AMPLIFICATION = 3;
 
 /**
- * Bytes that may be moved and cleared in one turn, the time between two looks at the socket: a few
+ * Bytes that may be moved and cleared in one turn, after which the replies of all its datagrams leave: a few
  * milliseconds, most of them the kernel's where the pages were never touched (docs/operations.md).
  */
 export const WORK_PER_TURN = 2 * 1024 ** 2;

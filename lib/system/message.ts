@@ -35,7 +35,7 @@ import {
 /** What an IPv4 packet can hold is the longest datagram, and the longest message to send. */
 const MAX_DATAGRAM = 65507;
 /** A received message, joined or not, is at most what an IP packet can hold. */
-const MAX_MESSAGE = 64 * 1024;
+export const MAX_MESSAGE = 64 * 1024;
 /** Not a power of two, so that the beginnings of messages don't compete for the same cache lines. */
 const MESSAGE_STRIDE = MAX_MESSAGE + 3 * 64;
 /** Datagrams into which every kernel that knows UDP_SEGMENT can cut a message. */

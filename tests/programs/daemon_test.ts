@@ -13,6 +13,7 @@ import {
   MALLOCD,
   Mallocd,
   misused,
+  NO_FFI,
   type Outcome,
   Peer,
   ROOT,
@@ -526,4 +527,23 @@ Deno.test("mallocd's time stands still while it is stopped: what it remembers do
   const served = Number(await uptime() - before);
   assert(served < STOPPED_MS / 1000, `${served} s went by`);
   assertEquals(await remote.fetchAndAdd(pointer, 0n), 1n);
+});
+
+Deno.test({
+  name: `mallocd serves no more than 64 KiB of requests before it answers${NO_FFI}`,
+  ignore: NO_FFI !== "",
+  async fn() {
+    const COUNT = 12;
+    await using daemon = await Mallocd.start(["--engine", "syscall"]);
+    await using remote = await Remote.connect({ server: daemon.server, timeout: 40_000 });
+    using peer = new Peer(daemon);
+    const turns = async () => (await remote.stats()).get("turns")!.value;
+    const before = await turns();
+    Deno.kill(daemon.pid, "SIGSTOP");
+    const frees = fields(1, 0) + "00".repeat(40_000); // of NULL; the rest of it is ignored
+    for (let i = 0; i < COUNT; i++) await peer.send(frees);
+    Deno.kill(daemon.pid, "SIGCONT");
+    const after = await turns();
+    assert(after - before >= COUNT, `${COUNT} datagrams of 40 KB took ${after - before} turns`);
+  },
 });

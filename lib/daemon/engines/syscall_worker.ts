@@ -34,6 +34,7 @@ import {
   layOutIncoming,
   layOutOutgoing,
   layOutPeer,
+  MAX_MESSAGE,
   Outgoing,
   Tally,
 } from "../../system/message.ts";
@@ -67,6 +68,11 @@ export type Report =
  * replies leave later: a client that waits for them all does nothing meanwhile, and then the daemon does.
  */
 const BATCH = 16;
+/**
+ * Bytes of requests that are served before their replies leave: what one message can hold, so that a batch
+ * of the worst of them keeps nobody waiting for longer than a single one, but for those that came after it.
+ */
+const MAX_TURN_BYTES = MAX_MESSAGE;
 /** Messages that one call sends: those that the kernel has coalesced can want many. */
 const MAX_SENDS = 256;
 /** Room for sixteen of the longest replies. */
@@ -190,20 +196,31 @@ class Loop {
         this.#service.idle();
         continue;
       }
-      const counters = this.#counters;
-      counters[Counter.busy] = 1;
-      this.#stopwatch.start();
-      this.#service.beginTurn();
-      this.#datagrams = 0;
-      for (let i = 0; i < messages; i++) this.#serve(i);
-      this.#outgoing.flush();
-      const { tally } = this.#outgoing;
-      counters[Counter.sent] = tally[Tally.sent]!;
-      counters[Counter.sentBytes] = tally[Tally.bytes]!;
-      counters[Counter.sendErrors] = tally[Tally.lost]!;
-      counters[Counter.busy] = 0;
-      noteLatency(counters, this.#datagrams, this.#stopwatch.stop());
+      for (let next = 0; next < messages;) next = this.#turn(next, messages);
     }
+  }
+
+  /** Serves messages from `first` on, as many as a turn may hold, and returns the first that is left. */
+  #turn(first: number, messages: number): number {
+    const counters = this.#counters;
+    counters[Counter.busy] = 1;
+    this.#stopwatch.start();
+    this.#service.beginTurn();
+    this.#datagrams = 0;
+    let i = first;
+    for (let bytes = 0; i < messages; i++) {
+      bytes += this.#incoming.lengthOf(i);
+      if (bytes > MAX_TURN_BYTES) break; // never at the first: none is longer
+      this.#serve(i);
+    }
+    this.#outgoing.flush();
+    const { tally } = this.#outgoing;
+    counters[Counter.sent] = tally[Tally.sent]!;
+    counters[Counter.sentBytes] = tally[Tally.bytes]!;
+    counters[Counter.sendErrors] = tally[Tally.lost]!;
+    counters[Counter.busy] = 0;
+    noteLatency(counters, this.#datagrams, this.#stopwatch.stop());
+    return i;
   }
 
   /**
