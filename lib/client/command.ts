@@ -277,6 +277,17 @@ export function rounded(measured: number): number {
   return Math.round(measured * 1000) / 1000;
 }
 
+/** Throws UsageError if it is to be waited for repeats and there are none. */
+export function checkEvery(
+  name: string,
+  { repeats = false }: Pick<ClientCommand, "repeats">,
+  { repeat }: Repeating,
+  given: readonly string[],
+): void {
+  if (repeats || repeat !== undefined || !given.includes("every")) return;
+  throw new UsageError(`${name} is done once: --every waits before a repeat`, "-r N, too");
+}
+
 /** Runs a command again and again, until Ctrl-C; true if all went well each time. */
 export async function repeatedly(
   { repeat: times = 1, every }: Repeating,

@@ -43,7 +43,7 @@ export const CLIENT_FLAGS = {
     short: "r",
   },
   every: {
-    ...optional(duration("TIME", "1s", 3_600_000, "how long to wait before each repeat")),
+    ...optional(duration("TIME", "1s", 3_600_000, "with -r, how long to wait before each repeat")),
     short: "i",
   },
   pipe: on("run the commands of standard input, many at a time; a result a line, in order"),

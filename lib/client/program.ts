@@ -7,7 +7,14 @@
 import { type Command, parseCommandLine, strayVariables, UsageError } from "../cli/flags.ts";
 import { commandHelp, programHelp } from "../cli/help.ts";
 import { checkWords, type CommandName, commandOf, COMMANDS } from "./commands.ts";
-import { type Context, OutputError, repeatedly, type Run, type Terminal } from "./command.ts";
+import {
+  checkEvery,
+  type Context,
+  OutputError,
+  repeatedly,
+  type Run,
+  type Terminal,
+} from "./command.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { isQuic, QUIC } from "./transport.ts";
 import { pipe } from "./pipe.ts";
@@ -103,9 +110,7 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
     printVersion(output);
     return 0;
   }
-  if (word !== undefined && values.pipe) {
-    throw new UsageError(`--pipe leaves no room for ${word}`, "put it into standard input");
-  }
+  if (values.pipe) checkPipe(word, given);
   if (word === undefined && values.help) {
     terminal.write(programHelp(CLIENT));
     return 0;
@@ -120,6 +125,7 @@ async function main(args: readonly string[], heavy: Heavy): Promise<number> {
   }
   if (command !== undefined) {
     checkFlags(command, given);
+    checkEvery(command, COMMANDS[command], values, given);
     checkWords(command, words);
   }
   if (command === "help") {
@@ -252,6 +258,17 @@ function read(path: string): string {
 function forgoFiles(): void {
   Deno.permissions.revokeSync({ name: "read" });
   Deno.permissions.revokeSync({ name: "write" });
+}
+
+/** What --pipe runs is in standard input, which ends. */
+function checkPipe(word: string | undefined, given: readonly string[]): void {
+  if (word !== undefined) {
+    throw new UsageError(`--pipe leaves no room for ${word}`, "put it into standard input");
+  }
+  const flag = given.find((flag) => flag === "repeat" || flag === "every");
+  if (flag !== undefined) {
+    throw new UsageError(`--${flag} means nothing to --pipe`, "leave one of them out");
+  }
 }
 
 /** A flag of one command means nothing to another. */

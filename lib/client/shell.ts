@@ -10,7 +10,7 @@ import { commandHelp } from "../cli/help.ts";
 import { nearest } from "../cli/nearest.ts";
 import { parseSize } from "../cli/sizes.ts";
 import { bench } from "./bench.ts";
-import { type Context, repeatedly, type Terminal, within } from "./command.ts";
+import { checkEvery, type Context, repeatedly, type Terminal, within } from "./command.ts";
 import { checkWords, type CommandName, COMMANDS, isCommand as isAny } from "./commands.ts";
 import { CLIENT, CLIENT_FLAGS } from "./flags.ts";
 import { loadHistory, saveHistory } from "./history.ts";
@@ -270,7 +270,8 @@ async function run(word: Word, words: readonly Word[], context: Context): Promis
   const full = command === "write" ? withLength(parsed.words) : parsed.words;
   checkWords(command, full);
   const execute = COMMANDS[command].prepare?.(full) ?? bench;
-  const { values } = parsed;
+  const { values, given } = parsed;
+  checkEvery(command, COMMANDS[command], values, given);
   const here = {
     ...context,
     hex: values.hex || context.hex,

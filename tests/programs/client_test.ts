@@ -231,6 +231,8 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
   ],
   ["ping --count none", '--count cannot be "none"', "use a whole number from 1 to 1000000"],
   ["--hex=1 malloc 5", "--hex takes no value", "--hex, or leave it out"],
+  ["-i 1 malloc 5", "malloc is done once: --every waits before a repeat", "-r N, too"],
+  ["--pipe -r 2", "--repeat means nothing to --pipe", "leave one of them out"],
 ];
 
 Deno.test("mallocd-client says what is wrong with its command line and what to do, exit code 2", async () => {
@@ -1054,6 +1056,7 @@ Deno.test("mallocd-client shell takes --json, -r and -i behind a command, and kn
     "top",
     "vars 5",
     "stress 10 --hexx",
+    "malloc 5 -i 1ms",
     "quit",
     "malloc 5",
   ];
@@ -1070,6 +1073,8 @@ Deno.test("mallocd-client shell takes --json, -r and -i behind a command, and kn
       "Try: vars",
       "unknown option --hexx: did you mean --hex?",
       "Try: stress --help lists the options",
+      "malloc is done once: --every waits before a repeat",
+      "Try: -r N, too",
     ],
   });
 });
