@@ -3,9 +3,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { sleep, type Terminal, WINDOW } from "../../lib/client/command.ts";
 import { write } from "../../lib/client/commands/write.ts";
-import { Remote } from "../../lib/client/remote.ts";
 import { startDaemon } from "../daemon.ts";
 import { socketTest } from "../sockets.ts";
+import { connect } from "../remote.ts";
 
 Deno.test("sleep() ends when its signal is aborted, or was before, and leaves no listener behind", async () => {
   const controller = new AbortController();
@@ -35,7 +35,7 @@ socketTest(
   "write fills a block of a strict daemon with input that ends where the block does",
   async () => {
     await using daemon = await startDaemon({ strict: true });
-    await using remote = await Remote.connect({ server: daemon.server });
+    await using remote = await connect({ server: daemon.server });
     const pointer = await remote.malloc(2 * WINDOW);
     for (const length of [0, 5, WINDOW, 2 * WINDOW]) {
       const input = new Uint8Array(length).fill(7);

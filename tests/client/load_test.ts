@@ -20,9 +20,10 @@ import {
   type Workload,
 } from "../../lib/client/load/workload.ts";
 import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
-import { RefusedError, Remote } from "../../lib/client/remote.ts";
+import { RefusedError } from "../../lib/client/remote.ts";
 import { socketTest } from "../sockets.ts";
 import { Box, fields, newOptions, Random } from "../testing.ts";
+import { connect } from "../remote.ts";
 
 const NONE = { read: 0, write: 0, malloc: 0, free: 0, realloc: 0, cas: 0, add: 0 };
 const READS: Workload = {
@@ -531,7 +532,7 @@ async function runOn(
     newOptions({ memory: 4 * 1024 ** 2, strict: true, replayCache: 65536 }),
   );
   const { hostname, port } = engine.address;
-  const remote = await Remote.connect({ server: `${hostname}:${port}` });
+  const remote = await connect({ server: `${hostname}:${port}` });
   const wire = wireTo({ transport: "udp", hostname, port }, workload.clients);
   const terminal = { progress: () => {}, signal: new AbortController().signal };
   try {
@@ -551,7 +552,7 @@ socketTest("runLoad() leaves no blocks behind when the heap is too small for the
   const options = newOptions({ memory: 64 * 1024, strict: true, replayCache: 65536 });
   const engine = await serveDatagram(options);
   const { hostname, port } = engine.address;
-  const remote = await Remote.connect({ server: `${hostname}:${port}` });
+  const remote = await connect({ server: `${hostname}:${port}` });
   const wire = new DenoWire({ transport: "udp", hostname, port }, 1);
   const terminal = { progress: () => {}, signal: new AbortController().signal };
   const workload = { ...READS, sizes: { min: 4096, max: 4096, log: false } };

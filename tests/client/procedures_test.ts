@@ -4,11 +4,12 @@ import { assertEquals, assertRejects } from "@std/assert";
 import HASH_MAP from "../../examples/procedures/hash_map.wasm" with { type: "bytes" };
 import LIST from "../../examples/procedures/list.wasm" with { type: "bytes" };
 import RANGE from "../../examples/procedures/range.wasm" with { type: "bytes" };
-import { RefusedError, Remote, StaleEpochError } from "../../lib/client/remote.ts";
+import { RefusedError, type Remote, StaleEpochError } from "../../lib/client/remote.ts";
 import { startDaemon } from "../daemon.ts";
 import { SUITES } from "../procedures.ts";
 import { socketTest } from "../sockets.ts";
 import { add, get, i32, load, loop, procedure } from "../wasm.ts";
+import { connect } from "../remote.ts";
 
 const MODULES: Readonly<Record<string, Uint8Array>> = {
   list: LIST,
@@ -18,7 +19,7 @@ const MODULES: Readonly<Record<string, Uint8Array>> = {
 
 async function withRemote(use: (remote: Remote) => Promise<void>, fuel = 1_000_000): Promise<void> {
   await using daemon = await startDaemon({ fuel });
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   await use(remote);
 }
 
@@ -50,7 +51,7 @@ socketTest(
 
 socketTest("Remote.install() rejects with the reason, and leaves nothing behind", async () => {
   await using daemon = await startDaemon({ fuel: 1000 });
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   const before = daemon.count("blocks");
   const grow = procedure([...i32(0), 0x40, 0]);
   const error = await assertRejects(() => remote.install(grow), RefusedError);
@@ -84,7 +85,7 @@ socketTest(
     const endless = procedure([...loop(0x0c, 0), ...i32(0)]);
     const trapped = procedure([0x00]);
     const first = await startDaemon({ fuel: 1000 });
-    await using remote = await Remote.connect({ server: first.server });
+    await using remote = await connect({ server: first.server });
     for (const [module, errno] of [[endless, "ETIME"], [trapped, "ECANCELED"]] as const) {
       const handle = await remote.install(module);
       const error = await assertRejects(() => remote.call(handle), RefusedError);
@@ -108,7 +109,7 @@ socketTest(
   async () => {
     await using daemon = await startDaemon();
     for (const protocol of ["tagged", "classic"] as const) {
-      await using remote = await Remote.connect({ server: daemon.server, protocol });
+      await using remote = await connect({ server: daemon.server, protocol });
       const error = await assertRejects(() => remote.call(1n), RefusedError);
       assertEquals(error.errno, "ENOSYS");
     }

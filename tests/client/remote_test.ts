@@ -27,6 +27,7 @@ import { ERRNO } from "../../lib/protocol/errno.ts";
 import { LIFETIME_SECONDS } from "../../lib/daemon/duplicate_request_cache.ts";
 import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../../lib/client/transport.ts";
 import { startDaemon } from "../daemon.ts";
+import { connect, PATIENCE_MS } from "../remote.ts";
 import { socketTest } from "../sockets.ts";
 import { fields, head, Random, word } from "../testing.ts";
 
@@ -35,9 +36,6 @@ const BASE = 0xc420000000n;
 const HEAP = 16 * 1024 ** 2;
 const [MALLOC, READ] = [0, 2];
 const HELLO = 7;
-
-/** For calls that are not meant to be given up for lack of patience. */
-const PATIENCE_MS = MAX_TIMEOUT_MS;
 
 /** A thousand times slower: nothing is sent again, however long this process is kept waiting. */
 const SLOW_CLOCK: Clock = {
@@ -161,7 +159,7 @@ for (const protocol of PROTOCOLS) {
     `Remote.read() refuses lengths that are none, before it sends (${protocol})`,
     async () => {
       await using daemon = await startDaemon();
-      await using remote = await Remote.connect({ server: daemon.server, protocol });
+      await using remote = await connect({ server: daemon.server, protocol });
       for (const length of [-1, 1.5, NaN, Infinity]) {
         await assertRejects(
           () => remote.read(BASE, length),
@@ -175,7 +173,7 @@ for (const protocol of PROTOCOLS) {
   socketTest(`Remote allocates, writes, reads and frees in the ${protocol} protocol`, async () => {
     await using daemon = await startDaemon();
     const { server } = daemon;
-    await using remote = await Remote.connect({ server, protocol });
+    await using remote = await connect({ server, protocol });
     assertEquals([remote.protocol, remote.server], [protocol, server]);
     const pointer = await remote.malloc(5);
     assertEquals(pointer, BASE);
@@ -196,7 +194,7 @@ for (const protocol of PROTOCOLS) {
 
 socketTest("Remote.stats() tells what the daemon counts, by name", async () => {
   await using daemon = await startDaemon();
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   await remote.malloc(100);
   const stats = await remote.stats();
   assertEquals([...stats.keys()].slice(0, 2), ["epoch", "uptime"]);
@@ -205,7 +203,7 @@ socketTest("Remote.stats() tells what the daemon counts, by name", async () => {
   assertEquals(stats.get("requests.malloc"), { value: 1n, kind: "counter" });
   const again = await remote.stats();
   assertEquals(again.get("requests.stats")!.value, 4n - 1n, "names are asked for once");
-  await using classic = await Remote.connect({ server: daemon.server, protocol: "classic" });
+  await using classic = await connect({ server: daemon.server, protocol: "classic" });
   await assertRejects(() => classic.stats(), RefusedError, "needs the tagged protocol");
 });
 
@@ -215,7 +213,7 @@ socketTest("Remote.stats() asks for the names again when the daemon was restarte
     return Number(daemon.server.split(":")[1]);
   })();
   let daemon = await startDaemon({ port });
-  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server: daemon.server });
   await remote.stats();
   await daemon[Symbol.asyncDispose]();
   daemon = await startDaemon({ port, memory: 1024 ** 2 });
@@ -246,14 +244,14 @@ for (const [what, names, values] of WRONG_STATS) {
       const reply = word(tag, METHODS.stats.opcode, { flags }) + fields(body.length / 2) + body;
       await daemon.send(reply, from);
     }));
-    await using remote = await Remote.connect({ server: daemon.server });
+    await using remote = await connect({ server: daemon.server });
     await assertRejects(() => remote.stats(), RefusedError, "reply of a wrong length");
   });
 }
 
 socketTest("Remote has all that the tagged protocol has", async () => {
   await using daemon = await startDaemon();
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   assertEquals(remote.protocol, "tagged");
   const { epoch, ...rest } = remote.hello!;
   assertEquals(rest, { base: BASE, size: BigInt(HEAP), largestDatagram: 65507, version: 2 });
@@ -357,8 +355,8 @@ const REFUSED: Refused[] = [
 socketTest("Remote rejects with what was asked and why it was refused", async (t) => {
   await using daemon = await startDaemon({ strict: true, memory: HEAP });
   const { server } = daemon;
-  await using tagged = await Remote.connect({ server, protocol: "tagged" });
-  await using classic = await Remote.connect({ server, protocol: "classic" });
+  await using tagged = await connect({ server, protocol: "tagged" });
+  await using classic = await connect({ server, protocol: "classic" });
   for (const { what, call, asked, ...expected } of REFUSED) {
     await t.step(what, async () => {
       await tagged.malloc(16);
@@ -377,7 +375,7 @@ socketTest(
   async () => {
     await using daemon = new FakeDaemon(SILENT);
     const { server } = daemon;
-    await using remote = await Remote.connect({ server, protocol: "classic" });
+    await using remote = await connect({ server, protocol: "classic" });
     await assertRejects(() => remote.malloc(1.5), RangeError);
     await assertRejects(() => remote.calloc(0.5, 2), RangeError);
     await assertRejects(() => remote.free(undefined as unknown as bigint), TypeError);
@@ -444,7 +442,7 @@ socketTest(
     await using daemon = await startDaemon();
     const LONG = 100_000;
     for (const protocol of PROTOCOLS) {
-      await using remote = await Remote.connect({ server: daemon.server, protocol });
+      await using remote = await connect({ server: daemon.server, protocol });
       const bytes = new Uint8Array(LONG);
       const write = async (value: number, pointer: bigint) => {
         const written = remote.write(pointer, bytes.fill(value));
@@ -468,7 +466,7 @@ socketTest(
 socketTest("Remote.readInto() fills the bytes that it is given, and no others", async () => {
   await using daemon = await startDaemon();
   for (const protocol of PROTOCOLS) {
-    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    await using remote = await connect({ server: daemon.server, protocol });
     const pointer = await remote.malloc(70_000);
     for (const length of [0, 5, 70_000]) {
       await remote.write(pointer, new Uint8Array(length).fill(7));
@@ -486,7 +484,7 @@ socketTest("Remote.readInto() fills the bytes that it is given, and no others", 
 socketTest("Remote.write() takes the bytes when it is called", async () => {
   await using daemon = await startDaemon();
   for (const protocol of PROTOCOLS) {
-    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    await using remote = await connect({ server: daemon.server, protocol });
     const pointer = await remote.malloc(5);
     const bytes = bytesOf("hello");
     const written = remote.write(pointer, bytes);
@@ -500,12 +498,12 @@ socketTest("Remote rejects with NoReplyError when nobody answers", async () => {
   await using daemon = new FakeDaemon(SILENT);
   const { server } = daemon;
   for (const protocol of ["auto", "tagged"] as const) {
-    const connect = () => Remote.connect({ server, protocol, timeout: 120 });
-    const error = await assertRejects(connect, NoReplyError);
+    const connecting = connect({ server, protocol, timeout: 120 });
+    const error = await assertRejects(() => connecting, NoReplyError);
     assertEquals([error.name, error.server, error.timeout], ["NoReplyError", server, 120]);
     assertEquals(error.message, `no reply from ${server} within 120ms: is mallocd running there?`);
   }
-  await using remote = await Remote.connect({ server, protocol: "classic", timeout: 1000 });
+  await using remote = await connect({ server, protocol: "classic" });
   for (const timeout of [20, 70]) {
     const error = await assertRejects(() => remote.malloc(5, { timeout }), NoReplyError);
     assertEquals([error.name, error.asked, error.timeout], ["NoReplyError", "malloc(5)", timeout]);
@@ -517,12 +515,12 @@ socketTest("Remote does not wait for a daemon that is not there", async () => {
     const server = unreachable(hostname);
     for (const protocol of ["auto", "tagged"] as const) {
       // A test that waits for so long fails: no time is asserted.
-      const connect = () => Remote.connect({ server, protocol, timeout: PATIENCE_MS });
-      const error = await assertRejects(connect, NotThereError);
+      const connecting = connect({ server, protocol });
+      const error = await assertRejects(() => connecting, NotThereError);
       assertEquals([error.asked, error.server], ["hello()", server]);
       assertEquals(error.message, `nobody listens on ${server}: is mallocd running there?`);
     }
-    await using remote = await Remote.connect({ server, protocol: "classic" });
+    await using remote = await connect({ server, protocol: "classic" });
     for (const timeout of [20, PATIENCE_MS]) {
       const error = await assertRejects(() => remote.malloc(5, { timeout }), NotThereError);
       assertEquals([error.asked, error.timeout], ["malloc(5)", timeout]);
@@ -534,7 +532,7 @@ socketTest("Remote does not wait for a daemon that is not there", async () => {
 socketTest("Remote waits for a daemon that was there: it may be restarting", async () => {
   const first = new FakeDaemon(tagged(SILENT));
   const { server } = first;
-  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server });
   await first[Symbol.asyncDispose]();
   const error = await assertRejects(() => remote.malloc(5, { timeout: 200 }), NoReplyError);
   assertEquals(error.name, "NoReplyError");
@@ -548,7 +546,7 @@ socketTest("Remote waits for a daemon that was there: it may be restarting", asy
 
 socketTest("Remote takes bytes of any kind of memory, and of another realm", async () => {
   await using daemon = await startDaemon();
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   const foreign: Uint8Array = runInNewContext("new Uint8Array(5)");
   assert(!(foreign instanceof Uint8Array));
   const shared = new Uint8Array(new SharedArrayBuffer(16)).subarray(3, 8);
@@ -572,7 +570,7 @@ socketTest("Remote.install() takes the module's bytes when it is called", async 
     if (opcode === METHODS.write.opcode) modules.push(request.subarray(-5).toHex());
     await daemon.send(replyTo(request), from);
   }));
-  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server: daemon.server });
   const module = new Uint8Array(FIVE_ONES);
   const installing = remote.install(module);
   module.fill(2);
@@ -600,7 +598,7 @@ for (const protocol of PROTOCOLS) {
       const isTagged = request[6] !== 0;
       await daemon.send(isTagged ? replyTo(request) : FIVE_ONES, from);
     });
-    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    await using remote = await connect({ server: daemon.server, protocol });
     const error = await assertRejects(() => remote.read(BASE, 13, { timeout: 20 }), NoReplyError);
     assertEquals([error.asked, error.timeout], ["read(0xc420000000, 13)", 20]);
     assertEquals(await remote.read(BASE, 5), FIVE_ONES);
@@ -614,7 +612,7 @@ for (const protocol of PROTOCOLS) {
       } else asked.resolve();
     });
     const { server } = daemon;
-    await using remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+    await using remote = await connect({ server, protocol });
     const sent = daemon.requests.length;
     const early = AbortSignal.abort("too early");
     assertEquals(await reasonOf(remote.read(BASE, 9, { signal: early })), "too early");
@@ -639,7 +637,7 @@ for (const protocol of PROTOCOLS) {
         else asked.resolve();
       });
       const { server } = daemon;
-      const remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+      const remote = await connect({ server, protocol });
       const pending = [remote.malloc(1), remote.read(BASE, 5), remote.read(BASE, HEAP)].map(
         reasonOf,
       );
@@ -686,7 +684,7 @@ const CALLS: Readonly<
 socketTest("Remote rejects options that are none, before it sends anything", async (t) => {
   await using daemon = new FakeDaemon(tagged(SILENT));
   const { server } = daemon;
-  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server });
   const sent = daemon.requests.length;
   const { signal } = new AbortController();
   const misuses: [unknown, string][] = [
@@ -695,10 +693,10 @@ socketTest("Remote rejects options that are none, before it sends anything", asy
     [signal, "Cannot take a signal: options are an object"],
     [{ signal: 5 }, "Cannot take 5: a signal is an AbortSignal"],
   ];
-  const connect = (_: Remote, options?: CallOptions) => Remote.connect({ server }, options);
+  const begin = (_: Remote, options?: CallOptions) => Remote.connect({ server }, options);
   // Of a daemon that is no cluster's there is nothing to ask.
   const survey = (remote: Remote, options?: CallOptions) => remote.survey(options);
-  for (const [method, call] of Object.entries({ ...CALLS, connect, survey })) {
+  for (const [method, call] of Object.entries({ ...CALLS, connect: begin, survey })) {
     await t.step(`${method}()`, async () => {
       for (const [options, message] of misuses) {
         await assertRejects(() => call(remote, options as CallOptions), TypeError, message);
@@ -715,7 +713,7 @@ for (const protocol of PROTOCOLS) {
     let aborting: AbortController | undefined;
     await using daemon = new FakeDaemon(tagged(() => aborting?.abort("changed my mind")));
     const { server } = daemon;
-    await using remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+    await using remote = await connect({ server, protocol });
     for (const [method, call] of Object.entries(CALLS)) {
       await t.step(`${method}()`, async () => {
         const sent = daemon.requests.length;
@@ -739,11 +737,11 @@ socketTest("Remote.connect() stops when its signal is aborted", async () => {
   const controller = new AbortController();
   await using daemon = new FakeDaemon(() => controller.abort("not now"));
   const { server } = daemon;
-  const connecting = Remote.connect({ server, timeout: PATIENCE_MS }, controller);
+  const connecting = connect({ server }, controller);
   assertEquals(await reasonOf(connecting), "not now");
   const sent = daemon.requests.length;
   for (const protocol of ["auto", ...PROTOCOLS] as const) {
-    const early = Remote.connect({ server, protocol }, { signal: AbortSignal.abort("too early") });
+    const early = connect({ server, protocol }, { signal: AbortSignal.abort("too early") });
     assertEquals(await reasonOf(early), "too early");
   }
   assertEquals(daemon.requests.length, sent);
@@ -752,12 +750,12 @@ socketTest("Remote.connect() stops when its signal is aborted", async () => {
 socketTest("Remote leaves nothing open when it is disposed of", async () => {
   await using daemon = await startDaemon();
   for (const protocol of PROTOCOLS) {
-    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    await using remote = await connect({ server: daemon.server, protocol });
     await remote.malloc(1);
     await assertRejects(() => remote.read(0n, 1), RefusedError);
   }
   const server = unreachable();
-  await assertRejects(() => Remote.connect({ server, timeout: 20 }), NoReplyError);
+  await assertRejects(() => connect({ server, timeout: 20 }), NoReplyError);
 }, { sanitizeOps: true, sanitizeResources: true });
 
 socketTest("Remote removes its listeners from a signal when a call has ended", async () => {
@@ -774,7 +772,7 @@ socketTest("Remote removes its listeners from a signal when a call has ended", a
     removeEventListener.apply(signal, args);
   };
   for (const protocol of PROTOCOLS) {
-    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    await using remote = await connect({ server: daemon.server, protocol });
     const pointer = await remote.malloc(100_000, { signal });
     await remote.read(pointer, 100_000, { signal });
     await assertRejects(() => remote.read(0n, 1, { signal }), RefusedError);
@@ -784,7 +782,7 @@ socketTest("Remote removes its listeners from a signal when a call has ended", a
 
 socketTest("Remote sends the calls of one turn in one datagram", async () => {
   await using daemon = await startDaemon();
-  await using remote = await Remote.connect({ server: daemon.server, clock: SLOW_CLOCK });
+  await using remote = await connect({ server: daemon.server, clock: SLOW_CLOCK });
   const before = [daemon.count("received"), daemon.count("sent")];
   const pointers = await Promise.all(Array.from({ length: 1000 }, () => remote.malloc(16)));
   assertEquals(new Set(pointers).size, 1000);
@@ -795,7 +793,7 @@ socketTest("Remote sends the calls of one turn in one datagram", async () => {
 
 socketTest("Remote carries 100,000 calls at once", async () => {
   await using daemon = await startDaemon();
-  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server: daemon.server });
   const counter = await remote.malloc(8);
   const olds = await Promise.all(
     Array.from({ length: 100_000 }, () => remote.fetchAndAdd(counter, 1n)),
@@ -808,7 +806,7 @@ for (const protocol of PROTOCOLS) {
   socketTest(`Remote transfers what no datagram can hold in the ${protocol} protocol`, async () => {
     await using daemon = await startDaemon();
     const { server } = daemon;
-    await using remote = await Remote.connect({ server, protocol, timeout: PATIENCE_MS });
+    await using remote = await connect({ server, protocol });
     const pointer = await remote.malloc(HEAP / 2);
     const random = new Random(1);
     const pattern = random.bytes(10_007);
@@ -827,7 +825,7 @@ for (const protocol of PROTOCOLS) {
 
 socketTest("Remote begins no more pieces of a transfer when one has been refused", async () => {
   await using daemon = await startDaemon();
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   const end = BASE + BigInt(HEAP);
   const writing = remote.write(end - 100_000n, new Uint8Array(HEAP / 2));
   const error = await assertRejects(() => writing, RefusedError);
@@ -842,7 +840,7 @@ socketTest("Remote begins no more pieces of a transfer when one has been refused
 socketTest("Remote loses no classic frees and writes, however many in a row", async () => {
   await using daemon = await startDaemon();
   const { server } = daemon;
-  await using remote = await Remote.connect({ server, protocol: "classic", timeout: PATIENCE_MS });
+  await using remote = await connect({ server, protocol: "classic" });
   const pointers: bigint[] = [];
   for (let i = 0; i < 2000; i++) pointers.push(await remote.malloc(64));
   await Promise.all(pointers.map((pointer) => remote.write(pointer, new Uint8Array(64))));
@@ -877,9 +875,14 @@ function classicOnly(): Answer {
 }
 
 socketTest("Remote falls back to the classic protocol where hello is not answered", async () => {
-  await using daemon = new FakeDaemon(classicOnly());
+  const clock = new StoppedClock();
+  const answer = classicOnly();
+  await using daemon = new FakeDaemon((request, from, daemon) => {
+    if (isHello(request)) clock.advance(PATIENCE_MS);
+    return answer(request, from, daemon);
+  });
   const { server } = daemon;
-  await using remote = await Remote.connect({ server, timeout: 1000 });
+  await using remote = await connect({ server, clock });
   assertEquals([remote.protocol, remote.hello], ["classic", undefined]);
   const pointer = await remote.malloc(5);
   await remote.write(pointer, bytesOf("hello"));
@@ -888,7 +891,7 @@ socketTest("Remote falls back to the classic protocol where hello is not answere
   await remote.free(pointer);
   await assertRejects(() => remote.realloc(pointer, 10), RefusedError, "needs the tagged protocol");
   await assertRejects(
-    () => Remote.connect({ server, protocol: "tagged", timeout: 50 }),
+    () => connect({ server, protocol: "tagged", timeout: 50 }),
     NoReplyError,
   );
 });
@@ -896,20 +899,25 @@ socketTest("Remote falls back to the classic protocol where hello is not answere
 socketTest(
   "Remote.connect() does not take a late answer to hello for one to the classic read",
   async () => {
+    const clock = new StoppedClock();
     const late: [Uint8Array, Deno.NetAddr][] = [];
     await using daemon = new FakeDaemon(async (request, from, daemon) => {
-      if (isHello(request)) return void late.push([request, from]);
+      if (isHello(request)) {
+        late.push([request, from]);
+        clock.advance(PATIENCE_MS);
+        return;
+      }
       for (const [request, from] of late) await daemon.send(replyTo(request), from);
       await daemon.send("", from);
     });
-    await using remote = await Remote.connect({ server: daemon.server, timeout: 1000 });
+    await using remote = await connect({ server: daemon.server, clock });
     assertEquals(remote.protocol, "classic");
   },
 );
 
 socketTest("Remote never sends a classic malloc twice", async () => {
   await using daemon = new FakeDaemon(SILENT);
-  await using remote = await Remote.connect({ server: daemon.server, protocol: "classic" });
+  await using remote = await connect({ server: daemon.server, protocol: "classic" });
   await assertRejects(() => remote.malloc(77, { timeout: 300 }), NoReplyError);
   assertEquals(daemon.requests.map((request) => request.toHex()), [fields(MALLOC, 77)]);
 });
@@ -922,7 +930,7 @@ socketTest("Remote does not take a late classic reply for the answer to a later 
     await daemon.send(fields(0xbad), late[0]!);
     await daemon.send(fields(0x600d), from);
   });
-  await using remote = await Remote.connect({ server: daemon.server, protocol: "classic" });
+  await using remote = await connect({ server: daemon.server, protocol: "classic" });
   await assertRejects(() => remote.malloc(1, { timeout: 20 }), NoReplyError);
   assertEquals(await remote.malloc(1), 0x600dn);
 });
@@ -935,7 +943,7 @@ for (const protocol of PROTOCOLS) {
       await stranger.send(reply.with(reply.length - 1, 0xff), from);
       await daemon.send(reply, from);
     });
-    await using remote = await Remote.connect({ server: daemon.server, protocol });
+    await using remote = await connect({ server: daemon.server, protocol });
     assertEquals(await remote.read(BASE, 5), FIVE_ONES);
     stranger.close();
   });
@@ -969,7 +977,7 @@ socketTest("Remote ignores what is no answer to a tagged call", async () => {
     await daemon.send(head(tag!, MALLOC, 0, 8) + body, from); // too late: it has been answered
   });
   await using daemon = new FakeDaemon(answer);
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   assertEquals(await remote.malloc(5), BASE);
   assertEquals(await remote.malloc(5), BASE);
 });
@@ -985,7 +993,7 @@ socketTest(
         from,
       );
     }));
-    await using remote = await Remote.connect({ server: daemon.server });
+    await using remote = await connect({ server: daemon.server });
     await assertRejects(() => remote.malloc(1), RefusedError, "reply of a wrong length");
     const error = await assertRejects(() => remote.malloc(2), RefusedError, "unknown error");
     assertEquals(error.errno, "errno 77");
@@ -1000,7 +1008,7 @@ socketTest(
       copies.push(request.toHex());
       if (copies.length >= 3) await daemon.send(replyTo(request), from);
     }));
-    await using remote = await Remote.connect({ server: daemon.server });
+    await using remote = await connect({ server: daemon.server });
     assertEquals(await remote.malloc(5), 0x0101010101010101n);
     assertEquals(new Set(copies).size, 1);
   },
@@ -1020,7 +1028,7 @@ socketTest("Remote does without a session where the daemon is of version 1", asy
   await using daemon = new FakeDaemon((request, from, daemon) =>
     daemon.send(hasSession(request) ? refusal(request, ERRNO.EINVAL) : replyTo(request), from)
   );
-  await using remote = await Remote.connect({ server: daemon.server, clock: SLOW_CLOCK });
+  await using remote = await connect({ server: daemon.server, clock: SLOW_CLOCK });
   assertEquals(remote.protocol, "tagged");
   assertEquals(await remote.read(BASE, 5), FIVE_ONES);
   await remote.ping();
@@ -1031,7 +1039,7 @@ socketTest("Remote claims its epoch, and shows its token, in every datagram", as
   await using daemon = new FakeDaemon((request, from, daemon) =>
     daemon.send(replyTo(request), from)
   );
-  await using remote = await Remote.connect({ server: daemon.server, clock: SLOW_CLOCK });
+  await using remote = await connect({ server: daemon.server, clock: SLOW_CLOCK });
   await remote.malloc(5);
   await remote.write(BASE, FIVE_ONES);
   const sessions = daemon.requests.map((request) => request.subarray(8, 24).toHex());
@@ -1053,7 +1061,7 @@ socketTest(
     const { server } = daemon;
     // Time stands still: nothing is sent again because it was waited for.
     const clock = new StoppedClock();
-    await using remote = await Remote.connect({ server, timeout: PATIENCE_MS, clock });
+    await using remote = await connect({ server, clock });
     assertEquals(await remote.read(BASE, 5), FIVE_ONES);
     const tags = daemon.requests.slice(1).map((request) => request.subarray(0, 4).toHex());
     assertEquals([tags.length, new Set(tags).size], [201, 1]);
@@ -1074,7 +1082,7 @@ socketTest("Remote gets a new token when the daemon wants one", async () => {
     if (isHello(request) && hellos.size > 1) reply.fill(2, REPLY_HEAD + 5 * FIELD);
     await daemon.send(reply, from);
   });
-  await using remote = await Remote.connect({ server: daemon.server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server: daemon.server });
   const all = await Promise.all([remote.read(BASE, 5), remote.read(BASE, 5)]);
   assertEquals(all, [FIVE_ONES, FIVE_ONES]);
   assert(hellos.size > 1);
@@ -1083,12 +1091,12 @@ socketTest("Remote gets a new token when the daemon wants one", async () => {
 socketTest("Remote refuses pointers of a daemon's earlier life until it is renewed", async () => {
   const first = await startDaemon();
   const { server } = first;
-  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server });
   const { epoch } = remote.hello!;
   const pointer = await remote.malloc(5);
   await first[Symbol.asyncDispose]();
   await using second = await startDaemon({ port: Number(server.split(":")[1]) });
-  await using stranger = await Remote.connect({ server });
+  await using stranger = await connect({ server });
   assertEquals(await stranger.malloc(5), pointer);
   for (const call of [() => remote.free(pointer), () => remote.malloc(5)]) {
     const error = await assertRejects(call, StaleEpochError);
@@ -1103,7 +1111,7 @@ socketTest("Remote refuses pointers of a daemon's earlier life until it is renew
   assertEquals(remote.hello, hello);
   await remote.free(await remote.malloc(5));
   assertEquals(second.count("blocks"), 1);
-  await using classic = await Remote.connect({ server, protocol: "classic" });
+  await using classic = await connect({ server, protocol: "classic" });
   assertEquals(await classic.renew(), undefined);
 });
 
@@ -1111,7 +1119,7 @@ socketTest("Remote talks to a daemon over IPv6", async () => {
   await using daemon = await startDaemon({ hostname: "::1" });
   const { port } = parseServer(daemon.server)!;
   for (const server of [daemon.server, `[0:0:0:0:0:0:0:1]:${port}`]) {
-    await using remote = await Remote.connect({ server });
+    await using remote = await connect({ server });
     assertEquals(remote.protocol, "tagged");
     await remote.free(await remote.malloc(5));
   }
@@ -1120,7 +1128,7 @@ socketTest("Remote talks to a daemon over IPv6", async () => {
 socketTest("Remote looks a host name up", async () => {
   await using daemon = await startDaemon();
   const server = daemon.server.replace("127.0.0.1", "localhost");
-  await using remote = await Remote.connect({ server, timeout: PATIENCE_MS });
+  await using remote = await connect({ server });
   assertEquals([remote.protocol, remote.server], ["tagged", server]);
 });
 

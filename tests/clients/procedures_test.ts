@@ -1,9 +1,9 @@
 /** examples/procedures/, built anew as their sources say, do the same as those that are there. */
 
 import { assert, assertEquals } from "@std/assert";
-import { Remote } from "../../lib/client/remote.ts";
 import { Mallocd, ROOT, run } from "../programs/programs.ts";
 import { SUITES } from "../procedures.ts";
+import { connect } from "../remote.ts";
 
 const FOLDER = new URL("examples/procedures/", ROOT).pathname;
 /** Where tools/asc.sh puts AssemblyScript's compiler. */
@@ -34,7 +34,7 @@ for (const [name, source] of Object.entries(SOURCES)) {
         );
         assertEquals([code, errors.join("\n")], [0, ""]);
         await using daemon = await Mallocd.start(["--procedures", "--memory", "16MiB"]);
-        await using remote = await Remote.connect({ server: daemon.server });
+        await using remote = await connect({ server: daemon.server });
         const handle = await remote.install(await Deno.readFile(`${folder}/${name}.wasm`));
         await SUITES[name]!(remote, handle);
       } finally {

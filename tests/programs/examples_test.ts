@@ -2,8 +2,8 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { HashMap } from "../../examples/hash_map.ts";
-import { Remote } from "../../lib/client/remote.ts";
 import { startDaemon } from "../daemon.ts";
+import { connect } from "../remote.ts";
 
 /** Runs an example with the permission that its comment says it needs. */
 async function example(name: string, ...args: string[]): Promise<string> {
@@ -32,7 +32,7 @@ Deno.test("examples/hash_map.ts counts words in the map whose address it printed
 
 Deno.test("HashMap counts what several processes count at once", async () => {
   await using daemon = await startDaemon();
-  await using remote = await Remote.connect({ server: daemon.server });
+  await using remote = await connect({ server: daemon.server });
   const { address } = await HashMap.create(remote, 1000);
   const words = "the cat the dog the end ".repeat(10).trim().split(" ");
   const outputs = await Promise.all(

@@ -9,8 +9,8 @@ import { HOST, startTraced } from "../../bench/prober.ts";
 import { runLoad } from "../../lib/client/load/run.ts";
 import { LibcWire } from "../../lib/client/load/libc_wire.ts";
 import { parseMix, parseSizes, type Workload } from "../../lib/client/load/workload.ts";
-import { Remote } from "../../lib/client/remote.ts";
 import { deno, ROOT } from "./programs.ts";
+import { connect } from "../remote.ts";
 
 const HEAP = 2 ** 33;
 
@@ -57,7 +57,7 @@ async function changesOf(...options: string[]): Promise<string[]> {
   try {
     const wire = new LibcWire({ transport: "udp", hostname: HOST, port }, CLASSIC.clients, false);
     const terminal = { progress: () => {}, signal: new AbortController().signal };
-    await using remote = await Remote.connect({ server: `${HOST}:${port}` });
+    await using remote = await connect({ server: `${HOST}:${port}` });
     await remote.malloc(HEAP / 2);
     for (const workload of WORKLOADS) await runLoad(workload, 50, { remote, wire, terminal });
     await wire.close();

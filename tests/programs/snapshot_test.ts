@@ -5,6 +5,7 @@ import { Remote, StaleEpochError } from "../../lib/client/remote.ts";
 import { CLIENT, done, failed, MALLOCD, Mallocd, run } from "./programs.ts";
 import { noMounts, withFolder } from "./heap_files.ts";
 import { snapshotUnderLoad } from "./snapshots.ts";
+import { connect } from "../remote.ts";
 
 const SIZE = ["--memory", "64MiB"];
 
@@ -48,7 +49,7 @@ Deno.test("a daemon that starts from a snapshot has what was in it, and tells ol
     ]);
     await assertRejects(() => remote.read(pointer, 3), StaleEpochError);
     await remote.close();
-    await using other = await Remote.connect({ server: heir.server });
+    await using other = await connect({ server: heir.server });
     assertEquals(await other.read(pointer, 4), Uint8Array.of(1, 2, 3, 0));
   });
 });

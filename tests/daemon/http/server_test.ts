@@ -3,10 +3,11 @@ import { serveDatagram } from "../../../lib/daemon/engines/datagram.ts";
 import { Gauges } from "../../../lib/daemon/gauges.ts";
 import { serveHttp } from "../../../lib/daemon/http/server.ts";
 import { newState } from "../../../lib/daemon/state.ts";
-import { Remote } from "../../../lib/client/remote.ts";
+import type { Remote } from "../../../lib/client/remote.ts";
 import { HEAP_BASE } from "../../../lib/heap/heap.ts";
 import { socketTest } from "../../sockets.ts";
 import { newOptions } from "../../testing.ts";
+import { connect } from "../../remote.ts";
 
 const MEMORY = 1024 ** 2; // 4096 cells of 16 grains, or 65,536 of one
 
@@ -35,7 +36,7 @@ async function open(names: string[] = []): Promise<Site> {
     serving: "127.0.0.1:8081",
     isServing: () => health.isServing,
   });
-  const remote = await Remote.connect({ server: `127.0.0.1:${engine.address.port}` });
+  const remote = await connect({ server: `127.0.0.1:${engine.address.port}` });
   return {
     port: http.port,
     remote,
