@@ -1,7 +1,7 @@
 /** The quic engine and the client's side of it, as processes, with certificates made as the documents say. */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { fields, head, Random, word } from "../testing.ts";
+import { fields, head, newOptions, Random, word } from "../testing.ts";
 import {
   done,
   failed,
@@ -13,6 +13,9 @@ import {
   ROOT,
   run,
 } from "./programs.ts";
+import { Drop } from "../../lib/daemon/admission.ts";
+import { Counter } from "../../lib/daemon/counters.ts";
+import { serveQuic } from "../../lib/daemon/engines/quic.ts";
 import { Remote, RemoteError } from "../../lib/client/remote.ts";
 import { get, i32, load, procedure } from "../wasm.ts";
 
@@ -74,7 +77,7 @@ function connect({ server }: Mallocd, timeout = 15_000): Promise<Remote> {
 }
 
 /** A connection of our own, without a session. */
-async function connectRaw({ port }: Mallocd): Promise<Deno.QuicConn> {
+async function connectRaw({ port }: { port: number }): Promise<Deno.QuicConn> {
   return await Deno.connectQuic<false>({
     hostname: "127.0.0.1",
     port,
@@ -92,13 +95,16 @@ async function ask(connection: Deno.QuicConn, bytes: Uint8Array<ArrayBuffer>) {
   return await new Response(stream.readable).bytes();
 }
 
-async function openSession(daemon: Mallocd, identity: string): Promise<Deno.QuicConn> {
-  const connection = await connectRaw(daemon);
-  const hello = new Uint8Array([
+function sessionHello(identity = "0000000000000000"): Uint8Array<ArrayBuffer> {
+  return new Uint8Array([
     ...Uint8Array.fromHex(identity),
     ...new TextEncoder().encode(readToken()),
   ]);
-  assertEquals(await ask(connection, hello), new Uint8Array(1));
+}
+
+async function openSession(daemon: Mallocd, identity: string): Promise<Deno.QuicConn> {
+  const connection = await connectRaw(daemon);
+  assertEquals(await ask(connection, sessionHello(identity)), new Uint8Array(1));
   return connection;
 }
 
@@ -425,6 +431,43 @@ quicTest(
 );
 
 quicTest(
+  "no more sessions are opened than there are places, however many ask at once",
+  async () => {
+    const files = { cert: `${secrets}mallocd.pem`, key: `${secrets}mallocd.key` };
+    const options = newOptions({ secrets: { ...files, tokens: `${secrets}tokens` } });
+    const engine = await serveQuic(options, { sessions: 3, unproven: 100 });
+    const connections = await Promise.all(
+      Array.from({ length: 32 }, () => connectRaw(engine.address)),
+    );
+    try {
+      const closings = connections.map((connection) =>
+        connection.closed.then(({ closeCode }) => closeCode)
+      );
+      // All hellos are on their way before the first reply to one is.
+      const open = (connection: Deno.QuicConn) =>
+        ask(connection, sessionHello()).then(({ length }) => length === 1, () => false);
+      const opened = await Promise.all(connections.map(open));
+      assertEquals(opened.filter((isOpen) => isOpen).length, 3);
+      const refused = closings.filter((_, i) => !opened[i]);
+      assertEquals(await Promise.all(refused), refused.map(() => 3));
+      assertEquals(options.state.service.counters[Counter.dropped + Drop.session], 29);
+
+      const first = connections[opened.indexOf(true)]!;
+      first.close({ closeCode: 0, reason: "" });
+      // The place is free as soon as the engine knows.
+      for (let isOpen = false; !isOpen;) {
+        const connection = await connectRaw(engine.address);
+        connections.push(connection);
+        isOpen = await open(connection);
+      }
+    } finally {
+      await engine.close();
+      for (const { endpoint } of connections) endpoint.close();
+    }
+  },
+);
+
+quicTest(
   "mallocd closes a connection whose client does not want to know that it has a session",
   async () => {
     await using daemon = await Mallocd.start(options());
@@ -432,9 +475,7 @@ quicTest(
     const stream = await connection.createBidirectionalStream();
     await stream.readable.cancel();
     const writer = stream.writable.getWriter();
-    await writer.write(
-      new Uint8Array([...new Uint8Array(8), ...new TextEncoder().encode(readToken())]),
-    );
+    await writer.write(sessionHello());
     await writer.close();
     assertEquals((await connection.closed).closeCode, 2);
     connection.endpoint.close();

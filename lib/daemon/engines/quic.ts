@@ -24,8 +24,7 @@ const Close = { stopped: 0, tokenRefused: 1, noSession: 2, full: 3 } as const;
  * What peers can hold: connections with a session, others, which take no place of the former, streams of
  * each, and how long anything may be half done.
  */
-const MAX_SESSIONS = 2048;
-const MAX_UNPROVEN = 512;
+const PLACES = { sessions: 2048, unproven: 512 };
 const MAX_STREAMS = 8;
 const PATIENCE_MS = 5000;
 const IDLE_MS = 30_000;
@@ -39,7 +38,8 @@ const REPLY = 64 * 1024;
 const SOURCE = 128 * 1024;
 const IO_PAGES = 3;
 
-export async function serveQuic(options: EngineOptions): Promise<Engine> {
+/** `places` are fewer in tests. */
+export async function serveQuic(options: EngineOptions, places = PLACES): Promise<Engine> {
   const { hostname, port, secrets: files } = options;
   const { counters } = options.state.service;
   if (files === undefined) throw new TypeError("The quic engine needs a certificate and a key");
@@ -89,7 +89,7 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
       } catch {
         return; // it was stopped
       }
-      if (unproven >= MAX_UNPROVEN) {
+      if (unproven >= places.unproven) {
         counters[Counter.dropped + Drop.session]!++;
         incoming.refuse();
         continue;
@@ -139,7 +139,7 @@ export async function serveQuic(options: EngineOptions): Promise<Engine> {
       if (!await isToken(secrets, hello.subarray(IDENTITY_BYTES))) {
         return refuse(Close.tokenRefused, "token refused");
       }
-      if (sessions >= MAX_SESSIONS) return refuse(Close.full, "too many sessions");
+      if (sessions >= places.sessions) return refuse(Close.full, "too many sessions");
       sessions++; // before anybody else's turn
       connection.closed.catch(() => {}).finally(() => sessions--);
       await writeAll(stream, new Uint8Array(1));
@@ -248,7 +248,7 @@ async function readAll(
   most: number,
 ): Promise<Uint8Array | undefined> {
   const reader = readable.getReader();
-  const chunks = new Uint8Array(most);
+  let bytes = new Uint8Array(0); // it grows with what comes, for most streams are short, and some are silent
   let late = false;
   const timer = setTimeout(() => {
     late = true;
@@ -258,10 +258,14 @@ async function readAll(
     let length = 0;
     while (true) {
       const { done, value } = await reader.read();
-      if (done && !late) return chunks.subarray(0, length);
+      if (done && !late) return bytes.subarray(0, length);
       if (late || done || length + value.length > most) break;
-      chunks.set(value, length);
-      length += value.length;
+      const needed = length + value.length;
+      if (needed > bytes.length) {
+        bytes = new Uint8Array(bytes.buffer.transfer(Math.min(most, 2 * needed)));
+      }
+      bytes.set(value, length);
+      length = needed;
     }
     await reader.cancel().catch(() => {});
     await writable.abort().catch(() => {});
