@@ -1,10 +1,11 @@
-/** The library as npm has it: packed, installed into an empty folder, and used by Node. */
+/** The library as npm has it: packed, installed into an empty folder, and used by Node and Bun. */
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { done, Mallocd, ROOT, run } from "./programs.ts";
 
 const TOOLS = new URL(".tools/", ROOT).pathname;
-const env = Deno.env.toObject();
+const BUN = Array.from(Deno.readDirSync(TOOLS)).find(({ name }) => name.startsWith("bun-"))?.name;
+const env = { ...Deno.env.toObject(), PATH: `${Deno.env.get("PATH")}:${TOOLS}${BUN}` };
 
 /** Prints what it sees of each protocol, and of a port on which nobody listens. */
 const SESSION = `
@@ -54,7 +55,7 @@ remote.free(5);
 console.log(bytes, hello, METHODS[name].opcode);
 `;
 
-Deno.test("the npm package is whole: Node talks to a daemon with it, TypeScript knows its types", async (t) => {
+Deno.test("the npm package is whole: Node and Bun talk to a daemon with it, TypeScript knows its types", async (t) => {
   const folder = await Deno.makeTempDir({ prefix: "mallocd-npm-" });
   const inFolder = (line: string) =>
     run("sh", ["-c", `cd ${folder} && ${line}`], { env, timeout: 120_000 });
@@ -123,7 +124,8 @@ async function whyMissing(runtime: string): Promise<string> {
     await run(runtime, ["--version"], { env });
     return "";
   } catch (error) {
-    return ` (skipped: no ${runtime}: ${(error as Error).name})`;
+    const hint = runtime === "bun" ? "; tools/bun.sh fetches it" : "";
+    return ` (skipped: no ${runtime}: ${(error as Error).name}${hint})`;
   }
 }
 
