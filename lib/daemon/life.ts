@@ -190,7 +190,7 @@ function tell({ service: { clock, counters } }: State, engine: Engine, pulse: Pu
     tick();
     if (engine.name === "syscall") return;
     kernelDrops ??= openKernelDrops(engine.address);
-    counters[Counter.kernelDrops] = kernelDrops() ?? 0;
+    counters[Counter.kernelDrops] = kernelDrops() ?? counters[Counter.kernelDrops]!;
   }, TICK_MS);
 }
 

@@ -12,7 +12,7 @@ import {
   Unavailable,
 } from "../system/libc.ts";
 
-const FUNCTIONS = ["socket", "sendto", "close"] as const;
+const FUNCTIONS = ["socket", "sendto"] as const;
 
 /** sockaddr_un of <sys/un.h>: the family, then the path. */
 const FAMILY_BYTES = 2;
@@ -29,8 +29,13 @@ export function openNotify(address: string | undefined): Notify {
   const name = address === undefined ? undefined : socketName(address);
   if (name === undefined) return () => {};
   try {
-    const libc = new Libc(FUNCTIONS);
-    return (...lines) => send(libc, name, new TextEncoder().encode(lines.join("\n")));
+    const { socket, sendto } = new Libc(FUNCTIONS).symbols;
+    // Once: where descriptors run out, a watchdog that hears nothing would end a daemon that serves.
+    const fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    return (...lines) => {
+      const state = new TextEncoder().encode(lines.join("\n"));
+      sendto(fd, state, BigInt(state.length), MSG_DONTWAIT, name, name.length);
+    };
   } catch (error) {
     if (error instanceof Unavailable) return () => {};
     throw error;
@@ -59,17 +64,4 @@ function socketName(address: string): Uint8Array<ArrayBuffer> | undefined {
   name.set(path, FAMILY_BYTES);
   if (address.startsWith("@")) name[FAMILY_BYTES] = 0;
   return name;
-}
-
-/** With a socket for each message: the manager counts none of ours between two of them. */
-function send(
-  libc: Libc<(typeof FUNCTIONS)[number]>,
-  name: Uint8Array<ArrayBuffer>,
-  state: Uint8Array<ArrayBuffer>,
-): void {
-  const { socket, sendto, close } = libc.symbols;
-  const fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return;
-  sendto(fd, state, BigInt(state.length), MSG_DONTWAIT, name, name.length);
-  close(fd);
 }

@@ -642,6 +642,16 @@ Deno.test("calls share the time of a turn, and the first is never refused", () =
   );
 });
 
+Deno.test("what asks for more than its fuel counts as work for its fuel, and no more", () => {
+  const shop = new Shop({ fuel: 10_000 });
+  const handle = shop.install(procedure([...i32(0), ...i32(0), ...i32(-1), ...fill, ...i32(0)]));
+  shop.service.beginTurn();
+  const before = shop.service.counters[Counter.work]!;
+  assertEquals(shop.call(handle).status, ETIME);
+  shop.service.beginTurn();
+  assertEquals(shop.service.counters[Counter.work]! - before, 4 * 10_000);
+});
+
 Deno.test("arguments up to 4,096 bytes come as they are, longer ones are EINVAL", () => {
   const shop = new Shop();
   const handle = shop.install(procedure([

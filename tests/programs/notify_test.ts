@@ -26,7 +26,11 @@ const READY_AND_STOPPING = 2;
 async function told(
   address: string,
   options: string[],
-  { env = {}, count = READY_AND_STOPPING }: { env?: Record<string, string>; count?: number } = {},
+  { env = {}, count = READY_AND_STOPPING, meanwhile }: {
+    env?: Record<string, string>;
+    count?: number;
+    meanwhile?: (daemon: Mallocd) => Promise<void>;
+  } = {},
 ): Promise<string[]> {
   const manager = new Deno.Command("python3", {
     args: ["-c", MANAGER, address, String(count)],
@@ -39,6 +43,7 @@ async function told(
     const ended = await daemon.stop();
     assertEquals(ended.code, 0, ended.stderr);
   };
+  await meanwhile?.(daemon);
   if (count === READY_AND_STOPPING) await stop(); // else it has more to say before
   for (let part; !(part = await lines.read()).done;) text += part.value;
   if (count !== READY_AND_STOPPING) await stop();
@@ -87,6 +92,25 @@ for (const engine of ["datagram", "syscall"]) {
     },
   });
 }
+
+Deno.test({
+  name: `mallocd says WATCHDOG=1 also when it can have no descriptor more${NO_MANAGER}`,
+  ignore: NO_MANAGER !== "",
+  async fn() {
+    const folder = await Deno.makeTempDir({ prefix: "mallocd-notify-" });
+    try {
+      const env = { WATCHDOG_USEC: "200000" };
+      const meanwhile = async ({ pid }: Mallocd) => {
+        const { code, stderr } = await run("prlimit", [`--pid=${pid}`, "--nofile=4"]);
+        assertEquals(code, 0, stderr);
+      };
+      const [, ...barks] = await told(`${folder}/notify`, [], { env, count: 20, meanwhile });
+      assertEquals(barks.length, 19); // some may tell the rates
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
 
 Deno.test({
   name: `mallocd leaves a watchdog alone that is another process's${NO_MANAGER}`,

@@ -52,7 +52,8 @@ export class Watch {
       this.#stalled = false;
     } else if (!this.#stalled && now - this.#since > STALL_MS) {
       this.#stalled = true;
-      say({ msg: "stalled", reason: range.reason || "too few nodes have what is appended" });
+      const reason = range.reason || "too few nodes have what is appended";
+      say({ msg: "stalled", level: "error", reason });
     }
   }
 

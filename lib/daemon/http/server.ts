@@ -26,8 +26,8 @@ import style from "./page/style.css" with { type: "text" };
 const SLICE_MS = 3;
 const PAUSE_MS = 90;
 
-/** How long nobody is let in when there were too many. */
-const REST_MS = 500;
+/** How often it is looked whether it still listens. */
+const LOOK_MS = 1000;
 
 const JAVASCRIPT = "text/javascript; charset=utf-8";
 
@@ -78,44 +78,42 @@ export interface HttpServer {
 /** Throws what Deno.serve throws when the address cannot be listened on. */
 export function serveHttp({ hostname, port, ...options }: HttpOptions): HttpServer {
   const site = new Site(options);
-  let isClosing = false;
-  /** Ends the server that listens now, with all connections: shutdown() would wait for who keeps his. */
-  let end = new AbortController();
   const listen = (port: number) => {
-    const current = end = new AbortController();
+    /** Ends it with all connections: shutdown() would wait for who keeps his. */
+    const end = new AbortController();
     const server = Deno.serve({
       hostname,
       port,
-      signal: current.signal,
+      signal: end.signal,
       onListen: () => {},
       onError: () => reply(500, "it failed\n"),
     }, (request) => site.answer(request));
-    // More connections than there are descriptors for end it, but not the connections.
-    const finished = server.finished.catch(() => current.abort());
-    return { ...server.addr, finished };
+    const finished = server.finished.catch(() => {});
+    const close = () => {
+      end.abort();
+      return finished;
+    };
+    return { ...server.addr, close };
   };
   const first = listen(port);
-  const done = (async () => {
-    let { finished } = first;
-    while (true) {
-      await finished;
-      if (isClosing) return;
-      await new Promise((resolve) => setTimeout(resolve, REST_MS));
-      if (isClosing) return;
-      try {
-        ({ finished } = listen(first.port));
-      } catch {
-        // There are no descriptors yet.
-      }
+  let current = first;
+  // More connections than there are descriptors for end the listener, and nobody is told as long as one of
+  // them is left. Whether another one can be had tells; if so, those connections end, so that others come in.
+  const looking = setInterval(() => {
+    const before = current;
+    try {
+      current = listen(first.port);
+    } catch (error) {
+      if (error instanceof Deno.errors.AddrInUse) return; // by ourselves
     }
-  })();
+    before.close();
+  }, LOOK_MS);
   return {
     hostname: first.hostname,
     port: first.port,
     close() {
-      isClosing = true;
-      end.abort();
-      return done;
+      clearInterval(looking);
+      return current.close();
     },
   };
 }

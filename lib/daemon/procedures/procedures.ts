@@ -164,7 +164,8 @@ export class Procedures {
     } catch {
       refusal = fuel.value < 0 ? Refusal.outOfFuel : Refusal.trapped;
     }
-    budget[0] = left - WORK_PER_FUEL * (this.#fuel - fuel.value);
+    // What would have taken more than there was, 4 GiB to fill for example, was not begun.
+    budget[0] = left - WORK_PER_FUEL * (this.#fuel - Math.max(fuel.value, 0));
     return refusal;
   }
 

@@ -1,6 +1,7 @@
 /** What an operator is told of an owner, and when. */
 
 import { assertEquals } from "@std/assert";
+import type { LogEvent } from "../../../lib/daemon/log.ts";
 import { Watch } from "../../../lib/daemon/cluster/watch.ts";
 
 /** A watch over what the test says, and what it has told. */
@@ -9,7 +10,7 @@ function newWatch() {
   const range = { number: 7, reason: "", logBytes: 0, snapshotBytes: 0 };
   const lease = { holds: true };
   const told: string[] = [];
-  const say = (fields: { msg: string }) => void told.push(fields.msg);
+  const say = ({ level = "info", msg }: LogEvent) => void told.push(`${level} ${msg}`);
   return { owner, range, lease, told, watch: new Watch({ owner, range, lease, trim: 100, say }) };
 }
 
@@ -24,10 +25,10 @@ Deno.test("Watch tells once that a batch waits for more than a second, and that 
   assertEquals(told, []);
   watch.look(2501);
   watch.look(9000);
-  assertEquals(told, ["stalled"]);
+  assertEquals(told, ["error stalled"]);
   owner.underWay = 0;
   watch.look(9250);
-  assertEquals(told, ["stalled", "resumed"]);
+  assertEquals(told, ["error stalled", "info resumed"]);
 });
 
 Deno.test("Watch tells of a lease that is not renewed, though nothing waits to be appended", () => {
@@ -35,10 +36,10 @@ Deno.test("Watch tells of a lease that is not renewed, though nothing waits to b
   lease.holds = false;
   watch.look(0);
   watch.look(1001);
-  assertEquals(told, ["stalled"]);
+  assertEquals(told, ["error stalled"]);
   lease.holds = true;
   watch.look(1250);
-  assertEquals(told, ["stalled", "resumed"]);
+  assertEquals(told, ["error stalled", "info resumed"]);
 });
 
 Deno.test("Watch tells of a log that nobody cuts off, at each doubling, and of the next one anew", () => {
