@@ -105,6 +105,8 @@ class Loop {
   readonly #unproven: readonly number[];
   readonly #hash = new KeyedHash();
   readonly #spin: number;
+  /** Of this time: #spin or twice that. */
+  #tries: number;
   readonly #stop: Int32Array<SharedArrayBuffer>;
   readonly #counters: Counters;
   readonly #service: Service;
@@ -147,7 +149,7 @@ class Loop {
     this.#first = sockets.first;
     this.#proven = sockets.proven;
     this.#unproven = sockets.unproven;
-    this.#spin = spin;
+    this.#spin = this.#tries = spin;
     this.#stop = stop;
     const { counters, clock } = options.state.service;
     this.#counters = counters;
@@ -225,13 +227,17 @@ class Loop {
 
   /**
    * Waits for messages and returns how many came, 0 after a while without any or if there is something
-   * else to do. To try a few times is quicker than to be woken.
+   * else to do. To try a few times is quicker than to be woken; who came late in that time is likely to do
+   * so again, and gets twice as much.
    */
   #receive(): number {
-    for (let i = 0; i < this.#spin; i++) {
+    for (let i = 0; i < this.#tries; i++) {
       const messages = this.#tryReceive(MSG_DONTWAIT);
-      if (messages > 0) return messages;
+      if (messages === 0) continue;
+      this.#tries = 2 * i < this.#spin ? this.#spin : 2 * this.#spin;
+      return messages;
     }
+    this.#tries = this.#spin;
     return this.#service.heap.isReclaiming ? 0 : this.#tryReceive(MSG_WAITFORONE);
   }
 
