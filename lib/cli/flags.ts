@@ -200,9 +200,9 @@ export function parseCommandLine<F extends Flags>(
     unknown: (word, flag) => {
       if (flag === undefined) return true;
       const [option = ""] = word.split("=");
-      const known = flags[option.slice(2)];
-      if (known !== undefined && option.startsWith("--")) { // nothing follows the =
-        throw new UsageError(`${option} needs one value`, `${option} ${known.placeholder}`);
+      const name = option.slice(2);
+      if (option.startsWith("--") && Object.hasOwn(flags, name)) { // nothing follows the =
+        throw new UsageError(`${option} needs one value`, `${option} ${flags[name]!.placeholder}`);
       }
       const meant = option.startsWith("--") ? didYouMean(option.slice(2), names, "--") : "";
       throw new UsageError(`unknown option ${option}${meant}`, seeHelp);

@@ -23,7 +23,7 @@ import { WORK_PER_TURN } from "./service.ts";
 import { copyLive, type Halted } from "./snapshot.ts";
 import { Buddy } from "../heap/buddy.ts";
 import { Changes, type ChangesPlace, newChangesPlace } from "../heap/changes.ts";
-import { GRAIN, Heap, newHeapMemory } from "../heap/heap.ts";
+import { GRAIN, Heap, newHeapMemory, PAGE } from "../heap/heap.ts";
 import { faultAt, memoryBytes } from "../heap/metadata.ts";
 import { findLogFault, HEAD_WORDS, newSavedMemory, Undo } from "../heap/undo.ts";
 import { formatSize } from "../cli/sizes.ts";
@@ -70,7 +70,6 @@ const Condition = { made: 0n, inUse: 1n, clean: 2n } as const;
 const SECTOR = 512;
 const HOLDER_AT = SECTOR;
 const UNIT = 64 * 1024;
-const PAGE = 4096;
 const PAGE_WORDS = PAGE / 4;
 if (FIELDS.length * 8 > SECTOR) throw new Error("The header of a heap file is more than a sector");
 

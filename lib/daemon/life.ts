@@ -24,6 +24,7 @@ import { newState, type State, type StateOptions } from "./state.ts";
 import { HEAP_BASE, RANGE_BYTES } from "../heap/heap.ts";
 import { formatSize } from "../cli/sizes.ts";
 import { VERSION } from "../cli/version.ts";
+import { joinHostPort } from "../system/address.ts";
 
 /** How often the service manager is told what goes on. */
 const STATUS_MS = 5000;
@@ -86,18 +87,18 @@ export async function live(
     }));
   const { engine, reason } = await starting.catch((error) => {
     file?.abandon();
-    throw startError(error, formatAddress(options));
+    throw startError(error, joinHostPort(options));
   });
   const pulse = new Pulse(state.service.counters);
   const http = await startHttp(values, { sizes, state, gauges, engine, pulse })
     .catch(async (error) => {
       await engine.close();
       file?.abandon();
-      throw startError(error, formatAddress(values.http!), "--http");
+      throw startError(error, joinHostPort(values.http!), "--http");
     });
   const ready = {
     ...described(engine, values.memory, reason),
-    http: http && `http://${formatAddress(http)}/`,
+    http: http && `http://${joinHostPort(http)}/`,
   };
   if (values.check) {
     await Promise.all([engine.close(), http?.close()]);
@@ -112,7 +113,7 @@ export async function live(
   const chores = file && keeper?.keep(file, sizes, values, say);
   say({ msg: "ready", ...ready, heap_file: file?.path });
   const rates = new Rates(gauges, state.service.counters);
-  const status = () => `STATUS=${rates.status(formatAddress(engine.address))}`;
+  const status = () => `STATUS=${rates.status(joinHostPort(engine.address))}`;
   notify("READY=1", status());
   timers.push(setInterval(() => notify(status()), STATUS_MS));
   const watchdog = watchdogMs(environment, Deno.pid);
@@ -167,7 +168,7 @@ async function startHttp(
     ...shared,
     names,
     base: () => HEAP_BASE + RANGE_BYTES * Number(engine.details?.["range"] ?? 0),
-    serving: formatAddress(engine.address),
+    serving: joinHostPort(engine.address),
     isServing: () => pulse.isServing,
   });
 }
@@ -207,7 +208,7 @@ function warnOfMemory(heap: number, say: Log): void {
 function described(engine: Engine, memory: number, reason: string | undefined) {
   return {
     version: VERSION,
-    address: formatAddress(engine.address),
+    address: joinHostPort(engine.address),
     memory: formatSize(memory),
     engine: engine.name,
     reason,
@@ -215,8 +216,4 @@ function described(engine: Engine, memory: number, reason: string | undefined) {
     ...engine.details,
     receive_buffer: engine.receiveBuffer && formatSize(engine.receiveBuffer),
   };
-}
-
-function formatAddress({ hostname, port }: Engine["address"]): string {
-  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
 }

@@ -10,11 +10,11 @@
  *                                       in 1        in 2
  */
 
+import { PAGE } from "../heap/heap.ts";
 import { type ChangesPlace, MAX_ROUND, Order, REGION_SHIFT, TOO_MANY } from "../heap/changes.ts";
 import { Errno } from "../system/libc.ts";
 import { type File, FileError } from "../system/file.ts";
 
-const PAGE = 4096;
 /** Bytes that are copied in one piece, by a thread of the runtime. */
 const PIECE = 4 * 1024 * 1024;
 /** Bytes after which the copy is brought to the disk, so that the kernel does not make anybody wait for it. */

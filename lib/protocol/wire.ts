@@ -133,10 +133,6 @@ export const SESSION = 2 * FIELD;
 /** Word and body length: what every tagged reply begins with. */
 export const REPLY_HEAD = 2 * FIELD;
 
-/** The longest data that one request or reply can carry. */
-export const MAX_TAGGED_READ = MAX_DATAGRAM - REPLY_HEAD;
-export const MAX_WRITE = MAX_DATAGRAM - 3 * FIELD;
-
 /** One more than the highest opcode. Some below it may be nobody's. */
 export const OPCODES: number = 1 +
   Math.max(...Object.values(METHODS).map(({ opcode }) => opcode));

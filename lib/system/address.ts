@@ -60,6 +60,11 @@ export function formatAddress(bytes: DataView, at: number): string {
   return groups.join(":");
 }
 
+/** `192.0.2.1:8081`, and `[2001:db8::1]:8081`. */
+export function joinHostPort({ hostname, port }: { hostname: string; port: number }): string {
+  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
+}
+
 function parseIPv4(text: string): number | undefined {
   const bytes = text.split(".");
   // Without leading zeros: inet_aton(3) would take such a number for octal, and mean another address.

@@ -79,6 +79,7 @@ Deno.test("parseCommandLine() names the value and the next step when a value is 
     [["--port", "1", "--port", "x"], {}, "--port"],
     [["--prot", "1"], {}, "unknown option --prot: did you mean --port?"],
     [["-x"], {}, "unknown option -x"],
+    [["--constructor"], {}, "unknown option --constructor"],
     [[], { MALLOCD_PORT: "many" }, 'MALLOCD_PORT cannot be "many"'],
     [[], { MALLOCD_STRICT: "maybe" }, 'MALLOCD_STRICT cannot be "maybe"'],
   ];

@@ -1,12 +1,15 @@
 import { assert, assertEquals } from "@std/assert";
 import { figures, namedCounts } from "../../lib/daemon/counters.ts";
 import { GRAIN, HEAP_BASE, MAX_HEAP, MIN_HEAP } from "../../lib/heap/heap.ts";
-import { MAX_DATAGRAM, MAX_TAGGED_READ } from "../../lib/protocol/wire.ts";
+import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
 import { ERRNO } from "../../lib/protocol/errno.ts";
 import { Box, fields, head, Random, word } from "../testing.ts";
 
 const [MALLOC, FREE, READ, WRITE, REALLOC, CAS, ADD, HELLO] = [0, 1, 2, 3, 4, 5, 6, 7];
 const { ENOMEM, EACCES, EFAULT, EINVAL, ENOSYS, EMSGSIZE } = ERRNO;
+
+/** 65,507 bytes less a reply's head. */
+const MAX_TAGGED_READ = 65491;
 
 const BASE = HEAP_BASE;
 const END = BASE + MIN_HEAP;

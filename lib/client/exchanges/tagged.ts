@@ -34,7 +34,7 @@ import {
   type Session,
 } from "../../protocol/wire.ts";
 import { ERRNO } from "../../protocol/errno.ts";
-import { formatAddress } from "../../system/address.ts";
+import { formatAddress, joinHostPort } from "../../system/address.ts";
 import type { Clock, Transport } from "../transport.ts";
 
 /** Retransmission: each wait is twice the one before, up to this, with jitter. */
@@ -410,12 +410,7 @@ export class TaggedExchange implements Exchange {
 function ownerOf(bytes: DataView, { body, bodyLength }: Reply): string | undefined {
   if (bodyLength !== OWNER_BODY) return undefined;
   const port = bytes.getUint32(body + OWNER_BODY - 4);
-  const hostname = formatAddress(bytes, body);
-  return port === 0
-    ? undefined
-    : hostname.includes(":")
-    ? `[${hostname}]:${port}`
-    : `${hostname}:${port}`;
+  return port === 0 ? undefined : joinHostPort({ hostname: formatAddress(bytes, body), port });
 }
 
 function helloCall(timeout: number, signal: AbortSignal | undefined): Call {

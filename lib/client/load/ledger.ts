@@ -1,11 +1,8 @@
 /** What the clients of a load share: the clock, the schedule, and what has become of their requests. */
 
-import { METHODS } from "../../protocol/wire.ts";
+import { OPCODES } from "../../protocol/wire.ts";
 import { Histogram } from "./histogram.ts";
 import type { Workload } from "./workload.ts";
-
-/** Opcodes are small numbers: counters are indexed by them. */
-const OPCODES = 1 + Math.max(...Object.values(METHODS).map(({ opcode }) => opcode));
 
 export class Ledger {
   readonly workload: Workload;

@@ -6,7 +6,7 @@
 import { ServingTime, TICK_MS } from "../clock.ts";
 import { Counter, placeOf } from "../counters.ts";
 import type { Engine, EngineOptions } from "../engine.ts";
-import { isWildcard } from "../../system/address.ts";
+import { isWildcard, joinHostPort } from "../../system/address.ts";
 import { Follower } from "./follower.ts";
 import { Lease } from "./lease.ts";
 import { Membership } from "./membership.ts";
@@ -16,7 +16,7 @@ import { ClusterError, knock, meaningOf } from "./primary.ts";
 import { checkHead, type Head } from "./head.ts";
 import { Owners } from "./owners.ts";
 import { FencedError, Range } from "./range.ts";
-import { formatNode, type Node } from "./node.ts";
+import type { Node } from "./node.ts";
 import { ConnectionError, RedisError } from "./resp.ts";
 import { Watch, WATCH_MS } from "./watch.ts";
 
@@ -317,7 +317,7 @@ class ClusterEngine implements Engine {
     this.#learn(owners);
     const { number } = this.#range!;
     const told = owners.get(number);
-    if (told !== undefined && formatNode(told) === formatNode(this.address)) return;
+    if (told !== undefined && joinHostPort(told) === joinHostPort(this.address)) return;
     if (this.#lease.holds) await this.#owners.tell(number, this.address).catch(() => {});
   }
 

@@ -5,11 +5,7 @@ export interface Node {
   readonly port: number;
 }
 
-export function formatNode({ hostname, port }: Node): string {
-  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
-}
-
-/** `host:port` or `[v6]:port`; undefined if it is neither. */
+/** The twin of joinHostPort(): `host:port` or `[v6]:port`; undefined if it is neither. */
 export function parseNode(text: string): Node | undefined {
   const match = /^(?:\[([^\]]+)\]|([^\s[\]]*)):(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);

@@ -2,8 +2,9 @@
 
 import { Primary } from "./primary.ts";
 import type { ClusterOptions } from "./range.ts";
-import { formatNode, type Node, parseNode } from "./node.ts";
+import { type Node, parseNode } from "./node.ts";
 import { mapOf, textOf } from "./resp.ts";
+import { joinHostPort } from "../../system/address.ts";
 
 const OWNERS = "mallocd:owners";
 /** Counts the changes of the table, of which it is a field. */
@@ -19,7 +20,7 @@ export class Owners {
 
   async tell(range: number, owner: Node): Promise<void> {
     await this.#primary.ask([
-      ["HSET", OWNERS, range, formatNode(owner)],
+      ["HSET", OWNERS, range, joinHostPort(owner)],
       ["HINCRBY", OWNERS, OWNERS_VERSION, 1],
     ]);
   }

@@ -3,7 +3,7 @@
  * replica takes over. No map of slots is kept: a node that is asked in vain says who knows better.
  */
 
-import { formatNode, type Node, parseNode } from "./node.ts";
+import { type Node, parseNode } from "./node.ts";
 import { StartError } from "../start_error.ts";
 import {
   type Access,
@@ -15,6 +15,7 @@ import {
   textOf,
 } from "./resp.ts";
 import { LIBRARY } from "./functions.ts";
+import { joinHostPort } from "../../system/address.ts";
 
 /** How long a node may take to accept a connection, and to answer. */
 export const PATIENCE_MS = 1000;
@@ -57,9 +58,11 @@ export async function knock(nodes: readonly Node[], access: Access): Promise<voi
 /** What it means that none of the nodes can be used, and what to do about the first that answers. */
 function refusalOf(nodes: readonly Node[], access: Access, errors: readonly Error[]): ClusterError {
   const refused = errors.findIndex((error) => error instanceof RedisError);
-  if (refused !== -1) return meaningOf(errors[refused] as RedisError, formatNode(nodes[refused]!));
+  if (refused !== -1) {
+    return meaningOf(errors[refused] as RedisError, joinHostPort(nodes[refused]!));
+  }
   const reasons = errors.map(({ message }, i) => {
-    const name = formatNode(nodes[i]!);
+    const name = joinHostPort(nodes[i]!);
     return message.startsWith(name) ? message : `${name}: ${message}`;
   });
   const [first] = reasons;
@@ -108,7 +111,7 @@ export class Primary {
   constructor(nodes: readonly Node[], access: Access, key: string) {
     this.#access = access;
     this.#key = key;
-    for (const node of nodes) this.#nodes.set(formatNode(node), node);
+    for (const node of nodes) this.#nodes.set(joinHostPort(node), node);
   }
 
   /** Why nothing has come of the last try; "" if it succeeded. */
@@ -214,7 +217,7 @@ export class Primary {
     for (const slot of slots as Reply[][]) {
       for (const found of slot.slice(2) as Reply[][]) {
         const node = { hostname: textOf(found[0]), port: Number(found[1]) };
-        if (node.hostname !== "") this.#nodes.set(formatNode(node), node);
+        if (node.hostname !== "") this.#nodes.set(joinHostPort(node), node);
       }
     }
   }

@@ -12,7 +12,7 @@ import { APPEND, CHANGED, CLAIM, FENCED, RELEASE, RENEW, STORE, TRIM } from "./f
 import { type Head, newHead, parseHead, type Terms } from "./head.ts";
 import type { Lease } from "./lease.ts";
 import { ClusterError, PATIENCE_MS, Primary } from "./primary.ts";
-import { formatNode, type Node } from "./node.ts";
+import type { Node } from "./node.ts";
 import {
   type Access,
   type Argument,
@@ -23,6 +23,7 @@ import {
   textOf,
 } from "./resp.ts";
 import { MOST_IN_CHUNK } from "./snapshot.ts";
+import { joinHostPort } from "../../system/address.ts";
 
 /** How long the primary waits for its replicas before it says how many have got it. */
 const WAIT_MS = 500;
@@ -119,7 +120,7 @@ export class Range {
   ): Promise<{ owner: string; ms: number } | undefined> {
     const command = this.#call(CLAIM, ["head", "lease"], [
       head?.epoch ?? "",
-      formatNode(owner),
+      joinHostPort(owner),
       lease.ms,
       this.#claim,
       ...(head === undefined ? newHead(terms) : []),

@@ -4,7 +4,8 @@
  * docs/cluster.md says what they cost.
  */
 
-import { formatNode, type Node } from "./node.ts";
+import type { Node } from "./node.ts";
+import { joinHostPort } from "../../system/address.ts";
 
 /** An argument of a command. */
 export type Argument = string | number | Uint8Array;
@@ -61,11 +62,15 @@ export class Connection {
     const opening: Promise<Deno.Conn> = ca === undefined
       ? Deno.connect({ ...node, transport: "tcp" })
       : Deno.connectTls({ ...node, caCerts: [ca] });
-    const socket = await withTimeout(opening, timeout, `${formatNode(node)} cannot be connected to`)
+    const socket = await withTimeout(
+      opening,
+      timeout,
+      `${joinHostPort(node)} cannot be connected to`,
+    )
       .catch((error) => {
         opening.then((late) => late.close(), () => {});
         if (error instanceof ConnectionError) throw error;
-        throw new ConnectionError(`${formatNode(node)}: ${error.message}`);
+        throw new ConnectionError(`${joinHostPort(node)}: ${error.message}`);
       });
     if (ca === undefined) (socket as Deno.TcpConn).setNoDelay(true);
     const connection = new Connection(socket);

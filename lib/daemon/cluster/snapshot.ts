@@ -7,9 +7,9 @@
  *     +-------+---- - - - ----+-------+---- - - - ----+
  */
 
+import { PAGE } from "../../heap/heap.ts";
 import type { State } from "../state.ts";
 
-const PAGE = 4096;
 const RECORD = 4 + PAGE;
 /** About as much as the cluster takes in one go without others noticing. */
 const PAGES_IN_CHUNK = 128;

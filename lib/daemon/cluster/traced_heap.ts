@@ -3,10 +3,8 @@
  * changed it last. A reply that gives away bytes of a batch which might still be lost has to wait for it.
  */
 
-import { GRAIN, Heap, type HeapOptions, type Span } from "../../heap/heap.ts";
+import { GRAIN, Heap, type HeapOptions, PAGE, type Span } from "../../heap/heap.ts";
 import { Refusal } from "../../heap/refusal.ts";
-
-const PAGE_BYTES = 4096;
 
 export class TracedHeap extends Heap {
   /** The number of the batch that what is changed now will be part of. */
@@ -19,7 +17,7 @@ export class TracedHeap extends Heap {
 
   constructor(options: HeapOptions) {
     super(options);
-    this.#changed = new Float64Array(Math.ceil(options.size / PAGE_BYTES));
+    this.#changed = new Float64Array(Math.ceil(options.size / PAGE));
   }
 
   override malloc(span: Span): Refusal {
@@ -73,16 +71,16 @@ export class TracedHeap extends Heap {
 
   #trace(pointer: number, length: number): void {
     const offset = pointer - this.base;
-    const first = Math.floor(offset / PAGE_BYTES);
-    const last = Math.floor((offset + length - 1) / PAGE_BYTES);
+    const first = Math.floor(offset / PAGE);
+    const last = Math.floor((offset + length - 1) / PAGE);
     for (let page = first; page <= last; page++) this.#changed[page] = this.batch;
   }
 
   /** What is asked for may lie anywhere. */
   #look(pointer: number, length: number): void {
     const offset = pointer - this.base;
-    const first = Math.max(0, Math.floor(offset / PAGE_BYTES));
-    const last = Math.min(this.#changed.length, Math.ceil((offset + length) / PAGE_BYTES));
+    const first = Math.max(0, Math.floor(offset / PAGE));
+    const last = Math.min(this.#changed.length, Math.ceil((offset + length) / PAGE));
     let seen = Math.max(this.seen, this.#everything);
     for (let page = first; page < last; page++) seen = Math.max(seen, this.#changed[page]!);
     this.seen = seen;

@@ -51,7 +51,7 @@ export const MAX_LOCALS = 1000;
  * And blocks and targets of branches, each times the locals of its function: V8 looks at every local at
  * each of them when a function is first called, so that a module of 64 KiB could take it a second.
  */
-export const MAX_MERGES = 500_000;
+const MAX_MERGES = 500_000;
 
 /** Data is where malloc puts it: aligned to 16 bytes. */
 const MAX_ALIGNMENT = 4;
@@ -114,7 +114,6 @@ const Op = {
   i32Store16: 0x3b,
   i64Store32: 0x3e,
   memorySize: 0x3f,
-  memoryGrow: 0x40,
   i32Const: 0x41,
   i64Const: 0x42,
   f32Const: 0x43,

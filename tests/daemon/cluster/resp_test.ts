@@ -1,7 +1,8 @@
 /** The client of Redis against a server of this test, which says what it is told to, in pieces of any size. */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { formatNode, parseNode } from "../../../lib/daemon/cluster/node.ts";
+import { parseNode } from "../../../lib/daemon/cluster/node.ts";
+import { joinHostPort } from "../../../lib/system/address.ts";
 import {
   Connection,
   ConnectionError,
@@ -138,9 +139,9 @@ socketTest(
   },
 );
 
-Deno.test("parseNode() is the inverse of formatNode(), and says no to what is no node", () => {
+Deno.test("parseNode() is the inverse of joinHostPort(), and says no to what is no node", () => {
   for (const text of ["10.0.0.1:6379", "[fd00::1]:1", "redis.example:65535", ":7000"]) {
-    assertEquals(formatNode(parseNode(text)!), text);
+    assertEquals(joinHostPort(parseNode(text)!), text);
   }
   for (
     const text of ["", "10.0.0.1", "10.0.0.1:0", "10.0.0.1:65536", "a b:1", "fd00::1:x", "x:1x"]
