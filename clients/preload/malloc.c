@@ -200,6 +200,6 @@ EXPORT void *valloc(size_t size) {
 }
 
 EXPORT void *pvalloc(size_t size) {
-  size_t page = sysconf(_SC_PAGESIZE);
-  return memalign(page, (size + page - 1) / page * page);
+  size_t page = sysconf(_SC_PAGESIZE), rest = -size % page;
+  return memalign(page, size > SIZE_MAX - rest ? size : size + rest);
 }

@@ -89,6 +89,7 @@ static void run_calls(void) {
   }
   void *none = NULL;
   volatile size_t most = SIZE_MAX;
+  wrong += pvalloc(most) != NULL || errno != ENOMEM;
   wrong += malloc(most) != NULL || errno != ENOMEM || calloc(most, 2) != NULL || reallocarray(NULL, most, 2) != NULL;
   wrong += posix_memalign(&none, 24, 100000) != EINVAL || none != NULL;
   free(NULL);
