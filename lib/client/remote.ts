@@ -67,6 +67,18 @@ const POLL_MS = 20;
 /** What stats is taken to answer at the most, until it has: a few hundred names. */
 const STATS_GUESS = 8192;
 
+const NO_PROCEDURES = "the daemon runs no procedures (mallocd --procedures)";
+const NO_FILE = "the daemon has no heap file (mallocd --heap-file PATH)";
+
+/** What a daemon lacks that does not know a method. */
+const LACKS: Partial<Readonly<Record<MethodName, string>>> = {
+  install: NO_PROCEDURES,
+  call: NO_PROCEDURES,
+  uninstall: NO_PROCEDURES,
+  sync: NO_FILE,
+  snapshot: NO_FILE,
+};
+
 /** How many pieces of one long read or write are under way at a time. */
 const PIECES_UNDER_WAY = 32;
 
@@ -420,14 +432,7 @@ export class Remote implements AsyncDisposable {
 
   async #finish(method: "sync" | "snapshot", options: CallOptions, end: number): Promise<void> {
     for (let number = 0n;;) {
-      const body = await this.#call(method, [number], options).catch((error) => {
-        if (error.errno !== "ENOSYS" || this.protocol === "classic") throw error;
-        throw new RefusedError(
-          `${method}()`,
-          "ENOSYS",
-          "the daemon has no heap file (mallocd --heap-file PATH)",
-        );
-      });
+      const body = await this.#call(method, [number], options);
       number = asBigInt(body);
       if (asBigInt(body, FIELD) >= number) return;
       if (performance.now() > end) {
@@ -524,7 +529,7 @@ export class Remote implements AsyncDisposable {
   ): Promise<Uint8Array> {
     const { timeout, signal } = this.#check(options);
     const unsigned = fields.map((field) => BigInt.asUintN(64, field));
-    return this.#exchange.call({
+    const called = this.#exchange.call({
       method,
       fields: unsigned,
       data,
@@ -534,6 +539,11 @@ export class Remote implements AsyncDisposable {
       timeout,
       signal,
       epoch,
+    });
+    const lack = LACKS[method];
+    if (lack === undefined || this.protocol === "classic") return called;
+    return called.catch((error) => {
+      throw error.errno === "ENOSYS" ? new RefusedError(`${method}()`, "ENOSYS", lack) : error;
     });
   }
 

@@ -100,8 +100,10 @@ Deno.test("the shell installs and calls procedures, --pipe calls them", async ()
 
 Deno.test("a daemon without --procedures says so", async () => {
   await using daemon = await Mallocd.start();
-  const outcome = await daemon.client("call 1");
-  assertEquals(outcome, failed("call(1, 0, data): not supported by this daemon"));
+  const lack = "the daemon runs no procedures (mallocd --procedures)";
+  assertEquals(await daemon.client("call 1"), failed(`call(): ${lack}`));
+  assertEquals(await daemon.client("uninstall 1"), failed(`uninstall(): ${lack}`));
+  assertEquals(await daemon.client("install README.md"), failed(`install(): ${lack}`));
 });
 
 const CONTRADICTIONS: Record<string, [message: string, hint: string]> = {
