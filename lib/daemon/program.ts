@@ -13,16 +13,22 @@ import { VERSION } from "../cli/version.ts";
 const VERSION_LINE = `mallocd ${VERSION}\n`;
 
 /** Runs the daemon until a signal ends it, and returns the exit code. */
-export function program(args: readonly string[]): Promise<number> {
-  return main(args).catch(report);
+export async function program(args: readonly string[]): Promise<number> {
+  const environment = Deno.env.toObject();
+  const json = wantsObjects(args, environment);
+  const say = openLog({ json, quiet: false });
+  return await main(args, environment, say).catch((error) =>
+    json ? sayFailure(error, say) : tellPerson(error)
+  );
 }
 
-async function main(args: readonly string[]): Promise<number> {
-  const environment = Deno.env.toObject();
-  if (wantsObjects(args, environment)) objects = openLog({ json: true, quiet: false });
-  for (const warning of strayVariables(DAEMON, Object.keys(environment))) {
-    if (objects !== undefined) objects({ msg: "warning", level: "warn", reason: warning });
-    else console.error(`mallocd: ${warning}`);
+async function main(
+  args: readonly string[],
+  environment: Readonly<Record<string, string>>,
+  say: Log,
+): Promise<number> {
+  for (const reason of strayVariables(DAEMON, Object.keys(environment))) {
+    say({ msg: "warning", level: "warn", reason });
   }
   const { values, words, given } = parseCommandLine(
     DAEMON,
@@ -36,7 +42,13 @@ async function main(args: readonly string[]): Promise<number> {
     return 0;
   }
   if (word !== undefined) return await command(word, rest, given);
-  return await live(values, settingsOf(values, given), environment) ? 0 : 1;
+  const settings = settingsOf(values, given);
+  try {
+    return await live(values, settings, environment) ? 0 : 1;
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    return sayFailure(error, say); // an event of its life, and no longer of a command line
+  }
 }
 
 /** Does what is no serving, and returns the exit code. */
@@ -65,9 +77,6 @@ function print(text: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(text));
 }
 
-/** The log, if it is to be objects. */
-let objects: Log | undefined;
-
 /** Looked for before anything else, so that a mistake in the rest of the options is an object, too. */
 function wantsObjects(
   args: readonly string[],
@@ -77,14 +86,26 @@ function wantsObjects(
   return args.includes(`--${flag}`) || isOn(environment[variableOf(flag)]);
 }
 
-/** What goes wrong is said in one line on stderr, and what to do about it in another; or in an object. */
-function report(error: unknown): number {
-  const reason = error instanceof Error ? error.message : String(error);
-  const hint = error instanceof UsageError || error instanceof StartError ? error.hint : undefined;
-  if (objects !== undefined) objects({ msg: "failed", level: "error", reason, try: hint });
-  else {
-    console.error(`mallocd: ${reason}`);
-    if (hint !== undefined) console.error(`Try: ${hint}`);
-  }
-  return error instanceof UsageError ? 2 : 1;
+/** Puts into the log what goes wrong, and returns the exit code. */
+function sayFailure(error: unknown, say: Log): number {
+  const { reason, hint, code } = failureOf(error);
+  say({ msg: "failed", level: "error", reason, try: hint });
+  return code;
+}
+
+/** Says it in one line, and what to do about it in another. */
+function tellPerson(error: unknown): number {
+  const { reason, hint, code } = failureOf(error);
+  console.error(`mallocd: ${reason}`);
+  if (hint !== undefined) console.error(`Try: ${hint}`);
+  return code;
+}
+
+function failureOf(error: unknown): { reason: string; hint: string | undefined; code: number } {
+  const isMisuse = error instanceof UsageError;
+  return {
+    reason: error instanceof Error ? error.message : String(error),
+    hint: isMisuse || error instanceof StartError ? error.hint : undefined,
+    code: isMisuse ? 2 : 1,
+  };
 }

@@ -18,7 +18,7 @@ export interface Outcome {
   gap: number;
 }
 
-export class Load {
+export class Load implements AsyncDisposable {
   readonly #remote: Remote;
   readonly #block: bigint;
   readonly #acknowledged = new Array<number>(COUNTERS).fill(0);
@@ -89,9 +89,11 @@ export class Load {
     };
   }
 
-  async close(): Promise<void> {
+  /** Gives up what is under way; does nothing after `stop`. */
+  async [Symbol.asyncDispose](): Promise<void> {
     this.#stopped = true;
     await this.#remote.close();
+    await Promise.all(this.#loops);
   }
 }
 

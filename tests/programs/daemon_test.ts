@@ -18,6 +18,7 @@ import {
   Peer,
   ROOT,
   run,
+  unstarted,
 } from "./programs.ts";
 
 const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
@@ -217,8 +218,8 @@ for (const engine of engines) {
   Deno.test(`mallocd --engine ${engine} names the port that is in use, exit code 1`, async () => {
     await using daemon = await Mallocd.start();
     const outcome = await mallocd(`--engine ${engine} --port ${daemon.port}`);
-    const hint = "Try: stop what listens there, or take another --port, 0 for any free one";
-    assertEquals(outcome, failed(`${daemon.server} is already in use\n${hint}`, "mallocd"));
+    const hint = "stop what listens there, or take another --port, 0 for any free one";
+    assertEquals(outcome, unstarted(`${daemon.server} is already in use`, hint));
   });
 
   Deno.test(`mallocd --engine ${engine} answers only what --allow names`, async () => {
@@ -344,22 +345,24 @@ Deno.test("mallocd --engine auto takes the fastest engine, or says why not", asy
 Deno.test("mallocd --engine syscall says why it cannot be had, exit code 1", async () => {
   const { code, stderr } = await mallocd("--engine syscall --host localhost. --anyone --port 0");
   assertEquals(code, 1);
-  assertMatch(stderr, /^mallocd: --engine syscall cannot be had: .*\nTry: --engine datagram\n$/);
+  assertMatch(
+    stderr,
+    /^level=error msg=failed reason="--engine syscall cannot be had: .*" try="--engine datagram"\n$/,
+  );
 });
 
 Deno.test("mallocd names an address that it cannot listen on, exit code 1", async () => {
-  const message = (address: string) => failed(`${address}\nTry: another --host`, "mallocd");
   for (const engine of engines) {
     assertEquals(
       await mallocd(`--engine ${engine} --host 192.0.2.1 --anyone --port 8081`),
-      message("192.0.2.1:8081 is not an address of this host"),
+      unstarted("192.0.2.1:8081 is not an address of this host", "another --host"),
     );
   }
   const { code, stderr } = await mallocd("--host nobody.invalid --anyone");
   assertEquals(code, 1);
   assertMatch(
     stderr,
-    /^mallocd: nobody\.invalid:8081 cannot be listened on: .*\nTry: another --host/,
+    / reason="nobody\.invalid:8081 cannot be listened on: .*" try="another --host"\n$/,
   );
 });
 

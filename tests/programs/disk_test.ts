@@ -117,6 +117,9 @@ Deno.test({
 start; : >/mnt/broken; kill $daemon; wait $daemon; echo $?; grep -c '"not synced"' /mnt/log
 ${MALLOCD} --port 0 --heap-file /mnt/fs/heap --memory 16MiB; echo $?; rm /mnt/broken`);
     assertEquals(stdout, "1\n1\n1\n", stderr);
-    assertMatch(stderr, /^mallocd: \/mnt\/fs\/heap cannot be written: Input\/output error$/m);
+    assertMatch(
+      stderr,
+      /msg=failed reason="\/mnt\/fs\/heap cannot be written: Input\/output error"/,
+    );
   },
 });

@@ -78,6 +78,12 @@ export function failed(message: string, program = "mallocd-client"): Outcome {
   return { code: 1, stdout: "", stderr: `${program}: ${message}\n` };
 }
 
+/** The outcome of a daemon that could not start, or go on: an event of its log. */
+export function unstarted(reason: string, hint: string): Outcome {
+  const [why, next] = [reason, hint].map((text) => /\s/.test(text) ? JSON.stringify(text) : text);
+  return { code: 1, stdout: "", stderr: `level=error msg=failed reason=${why} try=${next}\n` };
+}
+
 /** The outcome of a program that could not understand what was asked for. */
 export function misused(message: string, hint: string, program = "mallocd-client"): Outcome {
   return { code: 2, stdout: "", stderr: `${program}: ${message}\nTry: ${hint}\n` };

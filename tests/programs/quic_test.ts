@@ -254,11 +254,11 @@ quicTest(
         const { code, stderr } = await start(...args);
         assertEquals(code, 1, stderr);
         assertMatch(stderr, message);
-        assertMatch(stderr, /\nTry: .*docs\/operations\.md/);
+        assertMatch(stderr, /^level=error msg=failed reason=.* try=".*docs\/operations\.md/);
       }
       await using daemon = await Mallocd.start(options());
       const taken = await run(MALLOCD, ["--port", String(daemon.port), ...options()]);
-      assertMatch(taken.stderr, /is already in use\nTry: /);
+      assertMatch(taken.stderr, / is already in use" try=/);
       assertEquals((await start("--check", ...options())).code, 0);
     } finally {
       await Deno.remove(folder, { recursive: true });
