@@ -98,7 +98,7 @@ export interface HeapPlace {
 export interface HeapFileOptions {
   /** Don't have the file system set space aside: who fills the disk then kills the daemon. */
   sparse?: boolean;
-  /** Only look whether it can be had: it does not grow. */
+  /** Only look whether it can be had, and whether the disk has room for it: it does not grow. */
   check?: boolean;
 }
 
@@ -182,8 +182,11 @@ export class HeapFile {
       zeroFormer(file, header); // of a growing that was killed, before another one
       if (header.heap < BigInt(options.memory)) {
         requireClean(path, header, options);
-        if (check) options = { ...options, memory: Number(header.heap) };
-        else header = grow(path, file, header, options, sparse);
+        if (check) {
+          setSize(path, file, endOf(grown(header, options)), sparse);
+          file.truncate(endOf(header));
+          options = { ...options, memory: Number(header.heap) };
+        } else header = grow(path, file, header, options, sparse);
       }
       zeroFormer(file, header);
       setSize(path, file, endOf(header), sparse);
@@ -705,21 +708,11 @@ function grow(
   if (digest(file, header, former) !== header.digest) {
     throw damaged(path, CHANGED);
   }
-  const larger = newHeader(options);
-  const stateAt = Math.max(Number(larger.stateAt), Number(header.stateAt + header.state));
-  const grown: Header = {
-    ...header,
-    heap: larger.heap,
-    state: larger.state,
-    stateAt: BigInt(stateAt),
-    layout: larger.layout,
-    former: header.state,
-    formerAt: header.stateAt,
-  };
+  const larger = grown(header, options);
   file.truncate(endOf(header)); // an earlier try may have left something
-  setSize(path, file, endOf(grown), sparse);
+  setSize(path, file, endOf(larger), sparse);
   const state = newState(options);
-  file.map(state.undo.log.buffer, stateAt, Number(grown.state), "shared");
+  file.map(state.undo.log.buffer, Number(larger.stateAt), Number(larger.state), "shared");
   file.readNothingAhead(state.undo.log.buffer);
   const old = new Buddy(Number(header.heap) / GRAIN, former.buddy);
   const buddy = new Buddy(options.memory / GRAIN, state.buddy);
@@ -737,11 +730,26 @@ function grow(
       (state[owner] as Record<string, typeof array>)[name]!.set(array); // what is new comes after it
     }
   }
-  grown.digest = digest(file, grown, state);
+  larger.digest = digest(file, larger, state);
   file.sync();
-  writeHeader(file, grown);
+  writeHeader(file, larger);
   file.sync();
-  return grown;
+  return larger;
+}
+
+/** The header of a file with a larger heap: its state is behind the one before. */
+function grown(header: Header, options: StateOptions): Header {
+  const { heap, state, stateAt, layout } = newHeader(options);
+  const behind = header.stateAt + header.state;
+  return {
+    ...header,
+    heap,
+    state,
+    stateAt: stateAt > behind ? stateAt : behind,
+    layout,
+    former: header.state,
+    formerAt: header.stateAt,
+  };
 }
 
 /** Where the state was, the heap now goes on: what is left of it is zeroed. */

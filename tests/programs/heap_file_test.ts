@@ -506,14 +506,16 @@ Deno.test({
   name: `mallocd refuses a disk that is too small, and leaves nothing on it${noMounts}`,
   ignore: noMounts !== "",
   async fn() {
-    const script = `mount -t tmpfs -o size=8m none /mnt &&
-      ${MALLOCD} --port 0 --heap-file /mnt/heap --memory 64MiB; echo $? $(ls /mnt)`;
+    const script = `mount -t tmpfs -o size=24m none /mnt
+      start() { ${MALLOCD} --port 0 --heap-file /mnt/heap --memory "$@"; echo $? $(ls /mnt); }
+      start 64MiB; start 64MiB --check
+      ${MALLOCD} --port 0 --heap-file /mnt/heap --memory 4MiB 2>/mnt/log &
+      until grep -q msg=ready /mnt/log; do sleep 0.1; done; kill $!; wait $!; rm /mnt/log
+      start 64MiB; start 64MiB --check; start 5MiB --check --quiet`;
     const { stdout, stderr } = await run("unshare", ["-rm", "sh", "-c", script]);
-    assertEquals(stdout, "1\n");
-    assertMatch(
-      stderr,
-      /cannot be reserved for \/mnt\/heap: No space left on device" try=".*--sparse/,
-    );
+    assertEquals(stdout, "1\n1\n1 heap\n1 heap\n0 heap\n", stderr);
+    const refused = /cannot be reserved for \/mnt\/heap: No space left on device" try=".*--sparse/g;
+    assertEquals(stderr.match(refused)?.length, 4, stderr);
   },
 });
 
