@@ -17,3 +17,19 @@ export function socketTest(
 ): void {
   Deno.test({ ...options, name: name + NO_SOCKETS, ignore: UNPERMITTED !== undefined, fn });
 }
+
+/**
+ * A UDP port on which nobody listens, nor will, however many programs are given free ones meanwhile: it is
+ * none of those that systems give (from 32,768 on in Linux, from 49,152 on elsewhere).
+ */
+export function vacantPort(hostname = "127.0.0.1"): number {
+  for (;;) {
+    const port = 20_000 + Math.floor(10_000 * Math.random());
+    try {
+      Deno.listenDatagram({ transport: "udp", hostname, port }).close();
+      return port;
+    } catch (error) {
+      if ((error as Error).name !== "AddrInUse") throw error;
+    }
+  }
+}

@@ -28,7 +28,7 @@ import { LIFETIME_SECONDS } from "../../lib/daemon/duplicate_request_cache.ts";
 import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../../lib/client/transport.ts";
 import { startDaemon } from "../daemon.ts";
 import { connect, PATIENCE_MS } from "../remote.ts";
-import { socketTest } from "../sockets.ts";
+import { socketTest, vacantPort } from "../sockets.ts";
 import { fields, head, Random, word } from "../testing.ts";
 
 const PROTOCOLS = ["tagged", "classic"] as const;
@@ -144,9 +144,7 @@ function tagged(answer: Answer): Answer {
 
 /** A port on which nobody listens. */
 function unreachable(hostname = "127.0.0.1"): string {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
-  socket.close();
-  const { port } = socket.addr as Deno.NetAddr;
+  const port = vacantPort(hostname);
   return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
 }
 

@@ -3,6 +3,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { CLIENT_FLAGS } from "../../lib/client/flags.ts";
 import { COMMANDS } from "../../lib/client/commands.ts";
+import { vacantPort } from "../sockets.ts";
 import { Random } from "../testing.ts";
 import {
   CLIENT,
@@ -22,12 +23,6 @@ const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT)));
 /** A port of this host on which nobody listens. */
 const NOBODY_PORT = vacantPort();
 const NOBODY = `127.0.0.1:${NOBODY_PORT}`;
-
-function vacantPort(): number {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-  socket.close();
-  return (socket.addr as Deno.NetAddr).port;
-}
 
 function client(line: string, env?: Record<string, string>) {
   return run(CLIENT, line === "" ? [] : line.split(" "), {

@@ -1,6 +1,7 @@
 /** The library as npm has it: packed, installed into an empty folder, and used by Node and Bun. */
 
 import { assertEquals, assertMatch } from "@std/assert";
+import { vacantPort } from "../sockets.ts";
 import { done, Mallocd, ROOT, run } from "./programs.ts";
 
 const TOOLS = new URL(".tools/", ROOT).pathname;
@@ -127,10 +128,4 @@ async function whyMissing(runtime: string): Promise<string> {
     const hint = runtime === "bun" ? "; tools/bun.sh fetches it" : "";
     return ` (skipped: no ${runtime}: ${(error as Error).name}${hint})`;
   }
-}
-
-function vacantPort(): number {
-  const socket = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-  socket.close();
-  return (socket.addr as Deno.NetAddr).port;
 }
