@@ -523,7 +523,7 @@ function readFields(path: string, file: File): Header {
   if (header.magic !== MAGIC) {
     throw new HeapFileError(
       `${path} is no heap file of mallocd`,
-      "another path, or remove it first",
+      "another path",
     );
   }
   if (header.byteOrder !== BYTE_ORDER) {
