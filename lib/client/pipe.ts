@@ -34,12 +34,14 @@ export async function pipe(context: Context): Promise<boolean> {
   const { terminal } = context;
   const results: Promise<Result>[] = [];
   let isWell = true;
+  let isGone = false;
   const print = async () => {
     const result = await results.shift()!;
     if (result.failed) isWell = false;
     try {
       terminal.write(`${result.text}\n`);
     } catch (error) {
+      isGone = true;
       // Nobody would know of these blocks.
       for (const { block } of [result, ...await Promise.all(results)]) {
         if (block !== undefined) await context.remote.free(block);
@@ -47,14 +49,21 @@ export async function pipe(context: Context): Promise<boolean> {
       throw error;
     }
   };
+  /** Each ends when its line is printed: as soon as it can be, for who reads it may be who writes the next. */
+  const printing: Promise<void>[] = [];
+  let last = Promise.resolve();
   for await (const line of linesOf(terminal)) {
+    if (isGone) break;
     if (/^\s*(#|$)/.test(line)) continue;
     const result = run(line, context);
     result.catch(() => {}); // what it throws is seen in its turn
     results.push(result);
-    if (results.length === UNDER_WAY) await print();
+    last = last.then(print);
+    last.catch(() => {}); // likewise
+    printing.push(last);
+    if (printing.length === UNDER_WAY) await printing.shift();
   }
-  while (results.length > 0) await print();
+  await last;
   return isWell;
 }
 

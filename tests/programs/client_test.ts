@@ -115,6 +115,30 @@ Deno.test("mallocd-client --pipe answers each line of input by a line, in order"
   );
 });
 
+Deno.test("mallocd-client --pipe answers a line before the next one comes", async () => {
+  await using daemon = await Mallocd.start();
+  const child = new Deno.Command(CLIENT, {
+    args: ["--pipe"],
+    env: daemon.env,
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const timer = setTimeout(() => child.kill("SIGKILL"), 20_000); // it would wait for more lines
+  const input = child.stdin.getWriter();
+  const output = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  const ask = async (line: string) => {
+    await input.write(new TextEncoder().encode(`${line}\n`));
+    return (await output.read()).value;
+  };
+  const pointer = await ask("malloc 5");
+  assertEquals(pointer, `${FIRST}\n`);
+  assertEquals(await ask(`free ${pointer!.trim()}`), "ok\n");
+  await input.close();
+  assertEquals((await output.read()).done, true);
+  assertEquals((await child.status).code, 0);
+  clearTimeout(timer);
+});
+
 Deno.test("mallocd-client --pipe answers whatever bytes come by short lines of plain text", async () => {
   await using daemon = await Mallocd.start();
   const encode = (text: string) => new TextEncoder().encode(text);
