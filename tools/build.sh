@@ -22,8 +22,8 @@ if [ -n "$stub" ]; then export DENORT_BIN="$stub"; else unset DENORT_BIN; fi
 bundle=$tools/bundle
 rm -rf "$bundle"
 bundle() { "$deno" bundle -q --minify --code-splitting --outdir "$@"; }
-worker=lib/daemon/engines/syscall_worker
-bundle "$bundle/daemon" main.ts $worker.ts
+bundle "$bundle/daemon" main.ts
+bundle "$bundle/daemon/worker" lib/daemon/engines/syscall_worker.ts
 bundle "$bundle/client" client.ts
 # Their times become part of the executables, which otherwise depend on the sources only.
 find "$bundle" -type f -exec env TZ=UTC touch -t 200001010000 {} +
@@ -34,7 +34,7 @@ compile() {
 }
 case $engine:${platform:-$(uname -s)} in
   auto:*[Ll]inux*)
-    compile -P=daemon --include "$bundle/daemon/$worker.js" -o "$folder/mallocd" "$bundle/daemon/main.js" ;;
+    compile -P=daemon --include "$bundle/daemon/worker/syscall_worker.js" -o "$folder/mallocd" "$bundle/daemon/main.js" ;;
   *) compile -P=daemon-without-ffi -o "$folder/mallocd" "$bundle/daemon/main.js" ;;
 esac
 # The client moves what is longer than memory: no more garbage than this waits for the collector.
