@@ -228,18 +228,24 @@ export class Libc<N extends Name = Name> {
 export function openLibc<S extends Deno.ForeignLibraryInterface>(
   symbols: S,
 ): Deno.DynamicLibrary<S> {
-  if (Deno.build.os !== "linux") throw new Unavailable(`Cannot call libc on ${Deno.build.os}`);
-  const granted = LIBC_PATHS.filter((path) =>
-    Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
-  );
-  for (const path of granted) {
+  const paths = requireLibc();
+  for (const path of paths) {
     try {
       return Deno.dlopen(path, symbols);
     } catch {
       // Another distribution's path.
     }
   }
-  if (granted.length > 0) throw new Unavailable(`Cannot find libc at ${granted.join(" or ")}`);
+  throw new Unavailable(`Cannot find libc at ${paths.join(" or ")}`);
+}
+
+/** The paths at which the permissions admit libc. Throws Unavailable if there are none. */
+export function requireLibc(): string[] {
+  if (Deno.build.os !== "linux") throw new Unavailable(`Cannot call libc on ${Deno.build.os}`);
+  const paths = LIBC_PATHS.filter((path) =>
+    Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
+  );
+  if (paths.length > 0) return paths;
   throw new Unavailable(
     Deno.build.standalone
       ? "Cannot call libc: this executable has no permission for it"

@@ -1,7 +1,8 @@
-/** The engines by name. Only the one that serves is loaded. */
+/** The engines by name. Only the one that serves is loaded; that for most, the syscall engine, is there at once. */
 
 import { placeOf } from "../counters.ts";
 import type { Engine, EngineOptions } from "../engine.ts";
+import { serveSyscall } from "./syscall.ts";
 import { Unavailable } from "../../system/libc.ts";
 
 export const ENGINE_NAMES = ["auto", "datagram", "syscall", "quic"] as const;
@@ -27,7 +28,7 @@ async function choose(name: EngineName, options: EngineOptions): Promise<Choice>
   if (name === "datagram") return { engine: await serveDatagram(options) };
   if (name === "quic") return { engine: await (await import("./quic.ts")).serveQuic(options) };
   try {
-    return { engine: await (await import("./syscall.ts")).serveSyscall(options) };
+    return { engine: await serveSyscall(options) };
   } catch (error) {
     if (name === "syscall" || !(error instanceof Unavailable)) throw error;
     return { engine: await makeDo(options, error.message), reason: error.message };

@@ -23,6 +23,7 @@ import {
   IP_PKTINFO,
   IPV6_RECVPKTINFO,
   Libc,
+  requireLibc,
   SHUT_RD,
   SO_ATTACH_REUSEPORT_CBPF,
   SO_RCVBUF,
@@ -77,7 +78,15 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
     );
   }
   requireWorker();
-  const socket = new Socket(new Libc(FUNCTIONS), hostname, options.port);
+  requireLibc();
+  const worker = new Worker(WORKER, { type: "module" }); // it loads the loop while the socket is opened
+  let socket: Socket;
+  try {
+    socket = new Socket(new Libc(FUNCTIONS), hostname, options.port);
+  } catch (error) {
+    worker.terminate();
+    throw error;
+  }
   const { port, name } = socket;
   const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
   const granted = socket.setReceiveBuffer(receiveBuffer);
@@ -87,7 +96,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
   socket.set(SOL_UDP, UDP_GRO, int(1));
   const segments = socket.set(SOL_UDP, UDP_SEGMENT, int(0)); // 0: only where a message says so
   if (isWildcard(hostname)) socket.reportLocalAddress();
-  let worker: { ended: Promise<void> };
+  let running: { ended: Promise<void> };
   try {
     const others = isLoopback(hostname) ? [] : socket.openOthers(PROVEN_SOCKETS + UNPROVEN_SOCKETS);
     const sockets = {
@@ -95,7 +104,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
       proven: others.slice(0, PROVEN_SOCKETS),
       unproven: others.slice(PROVEN_SOCKETS),
     };
-    worker = await startWorker({ options, sockets, port, name, spin, segments, stop });
+    running = await startLoop(worker, { options, sockets, port, name, spin, segments, stop });
   } catch (error) {
     socket.close();
     throw error;
@@ -110,7 +119,7 @@ export async function serveSyscall(options: EngineOptions): Promise<Engine> {
         Atomics.store(stop, 0, 1);
         Atomics.notify(stop, 0);
         socket.wake();
-        await worker.ended;
+        await running.ended;
         socket.close();
       })();
     },
@@ -128,8 +137,7 @@ function requireWorker(): void {
 }
 
 /** Resolves when the loop runs, and `ended` when it has ended. Rejects with what the worker could not do. */
-function startWorker(start: Start): Promise<{ ended: Promise<void> }> {
-  const worker = new Worker(WORKER, { type: "module" });
+function startLoop(worker: Worker, start: Start): Promise<{ ended: Promise<void> }> {
   return new Promise((resolve, reject) => {
     const ended = new Promise<void>((end) => {
       worker.onmessage = ({ data }: MessageEvent<Report>) => {
