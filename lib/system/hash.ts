@@ -28,11 +28,17 @@ export class KeyedHash {
     return secret ^ secret >>> 13;
   }
 
-  /** The hash, 30 bits, of the IP address, without its port, of the SOURCE_BYTES at `source`. */
+  /**
+   * The hash, 30 bits, of the IP address of the SOURCE_BYTES at `source`: of nothing else there, for what
+   * is beside it a client may choose.
+   */
   address(bytes: DataView, source: number): number {
-    const words = bytes.getUint16(source, true) === FAMILY_INET ? 1 : 5;
+    const isInet = bytes.getUint16(source, true) === FAMILY_INET;
+    const end = source + (isInet ? 8 : 24);
     let hash = this.seed;
-    for (let i = 1; i <= words; i++) hash = this.mix(hash, bytes.getInt32(source + 4 * i));
+    for (let at = source + (isInet ? 4 : 8); at < end; at += 4) {
+      hash = this.mix(hash, bytes.getInt32(at));
+    }
     return hash >>> 2; // a small integer, which is never boxed
   }
 }

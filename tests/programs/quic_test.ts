@@ -242,7 +242,10 @@ quicTest(
       await Deno.writeTextFile(`${folder}/long`, "x".repeat(1025));
       const faults: [args: string[], message: RegExp][] = [
         [options(secrets, `${folder}/none`), /Cannot read \S+none: /],
-        [options(secrets, `${folder}/empty`), /Cannot find a token in \S+empty: one a line/],
+        [
+          options(secrets, `${folder}/empty`),
+          /Cannot find a token in \S+empty: one a line" try="a file that/,
+        ],
         [options(secrets, `${folder}/long`), /a token has 1024 bytes at most/],
         [
           [...options(), "--key", `${others}mallocd.key`].toSpliced(4, 2),

@@ -32,6 +32,21 @@ Deno.test("address() lets nobody choose an address that shares a place with anot
   }
 });
 
+Deno.test("address() is of the address alone, whatever a client has put beside it", () => {
+  const hash = new KeyedHash();
+  for (const [hostname, at] of [["192.0.2.1", 4], ["2001:db8::1", 8]] as const) {
+    const source = new DataView(new ArrayBuffer(SOURCE_BYTES));
+    writeSource(source, 0, hostname, 40000);
+    const end = at + (at === 4 ? 4 : 16);
+    const known = hash.address(source, 0);
+    for (let i = 2; i < SOURCE_BYTES; i++) {
+      source.setUint8(i, source.getUint8(i) ^ 0x55);
+      assertEquals(hash.address(source, 0) === known, i < at || i >= end, `${hostname}, byte ${i}`);
+      source.setUint8(i, source.getUint8(i) ^ 0x55);
+    }
+  }
+});
+
 Deno.test("mix() lets no word undo what the one before it changed, whatever the key", () => {
   for (let bit = 0; bit < 32; bit++) {
     for (let shift = 0; shift < 32; shift++) {

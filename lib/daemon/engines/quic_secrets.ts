@@ -20,36 +20,43 @@ export interface Secrets {
   readonly tokens: readonly Uint8Array[] | undefined;
 }
 
+const PEM = "PEM files that belong together; docs/operations.md shows how to make them";
+const TOKENS = "a file that `openssl rand -hex 32` has made; docs/operations.md says more";
+
 /** Rejects with an Error that names the file, if one cannot be read or the token file has no token. */
 export async function readSecrets({ cert, key, tokens }: SecretFiles): Promise<Secrets> {
   return {
-    cert: await read(cert),
-    key: await read(key),
-    tokens: tokens === undefined ? undefined : await parseTokens(tokens, await read(tokens)),
+    cert: await read(cert, PEM),
+    key: await read(key, PEM),
+    tokens: tokens === undefined
+      ? undefined
+      : await parseTokens(tokens, await read(tokens, TOKENS)),
   };
 }
 
-async function read(path: string): Promise<string> {
+async function read(path: string, hint: string): Promise<string> {
   try {
     return await Deno.readTextFile(path);
   } catch (error) {
-    throw new SecretError(`Cannot read ${path}: ${(error as Error).message}`);
+    throw new SecretError(`Cannot read ${path}: ${(error as Error).message}`, hint);
   }
 }
 
 export class SecretError extends StartError {
-  constructor(message: string) {
-    super(message, "PEM files that belong together; docs/operations.md shows how to make them");
+  constructor(message: string, hint = PEM) {
+    super(message, hint);
   }
 }
 
 /** An empty file would admit nobody, or, read carelessly, everybody: it is a mistake. */
 async function parseTokens(path: string, text: string): Promise<Uint8Array[]> {
   const lines = text.split("\n").map((line) => line.trim()).filter((line) => line !== "");
-  if (lines.length === 0) throw new SecretError(`Cannot find a token in ${path}: one a line`);
+  if (lines.length === 0) {
+    throw new SecretError(`Cannot find a token in ${path}: one a line`, TOKENS);
+  }
   const tokens = lines.map((line) => new TextEncoder().encode(line));
   if (tokens.some(({ length }) => length > MAX_TOKEN)) {
-    throw new SecretError(`Cannot use ${path}: a token has ${MAX_TOKEN} bytes at most`);
+    throw new SecretError(`Cannot use ${path}: a token has ${MAX_TOKEN} bytes at most`, TOKENS);
   }
   return await Promise.all(tokens.map(digest));
 }
