@@ -193,6 +193,11 @@ async function runLine(
   const assignment = /^\s*([A-Za-z_]\w*)\s*=\s*(.*)$/.exec(line);
   const words = splitLine(assignment?.[2] ?? line, variables);
   const [command = { text: "", quoted: true }, ...rest] = words;
+  if (
+    variables.has(command.text) && !command.quoted && ![...NAMES, ...OWN].includes(command.text)
+  ) {
+    throw new UsageError(`${command.text} is a variable, and no command`, `$${command.text}`);
+  }
   if (assignment !== null) {
     const value = await evaluate(command, rest, context);
     variables.set(assignment[1]!, value);
@@ -207,7 +212,11 @@ async function runLine(
 
 /** Whether a line, or what stands behind `=`, is a number or text in quotes, and no command. */
 function isValue({ text, quoted }: Word, rest: readonly Word[]): boolean {
-  return rest.length === 0 && (quoted || /^(0x[\da-f]+|-?\d+)$/i.test(text));
+  return rest.length === 0 && (quoted || isNumber(text));
+}
+
+function isNumber(text: string): boolean {
+  return /^(0x[\da-f]+|-?\d+)$/i.test(text);
 }
 
 /** What a variable is to hold: what a command prints, a number, or text in quotes. */
@@ -285,6 +294,9 @@ async function run(word: Word, words: readonly Word[], context: Context): Promis
 
 function unknownCommand(name: string): UsageError {
   if (OWN.includes(name)) return new UsageError(`${name} takes no words`, name);
+  if (isNumber(name)) {
+    return new UsageError(`${name} is a number, and no command`, "$p+16, without blanks");
+  }
   if (name.startsWith("-")) {
     return new UsageError(`${name} stands before a command`, "malloc 5 --hex");
   }

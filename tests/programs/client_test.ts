@@ -1017,6 +1017,29 @@ Deno.test("mallocd-client shell refuses a misspelt command as a value, and names
   });
 });
 
+Deno.test("mallocd-client shell says what to type for a variable without $, and for a sum with blanks", async () => {
+  await using daemon = await Mallocd.start();
+  const lines = ["p = malloc 64", "p", "q = p", "vars = 5", "vars", "$p + 16", "q = 5 + 3"];
+  assertEquals(await inShell(daemon, ...lines), {
+    code: 1,
+    stdout: "",
+    stderr: [
+      `p = ${FIRST}`,
+      "p is a variable, and no command",
+      "Try: $p",
+      "p is a variable, and no command",
+      "Try: $p",
+      "vars = 5",
+      `p = ${FIRST}`,
+      "vars = 5",
+      `${FIRST} is a number, and no command`,
+      "Try: $p+16, without blanks",
+      "5 is a number, and no command",
+      "Try: $p+16, without blanks",
+    ],
+  });
+});
+
 Deno.test("mallocd-client shell calculates with pointers, and takes escapes and options", async () => {
   await using daemon = await Mallocd.start();
   const { code, stdout, stderr } = await inShell(
