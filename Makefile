@@ -24,6 +24,9 @@ export DENO_TLS_CA_STORE ?= mozilla,system
 export DENO_NO_UPDATE_CHECK = 1
 export DENO_NO_PROMPT = 1
 
+# `make && make install` is what many type.
+.DEFAULT_GOAL := build
+
 .PHONY: run build test test-clients test-page test-cluster soak check bench bench-compare bench-gc install uninstall dist deb image clean help FORCE
 
 # The packages that only benches need: whoever tests or builds does not fetch what is in deno.lock in vain.

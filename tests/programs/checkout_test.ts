@@ -40,6 +40,14 @@ Deno.test("deno task has what make has, and no more", async () => {
   for (const name of names) assertStringIncludes(makefile, `\n${name}:`);
 });
 
+Deno.test("make without a target builds, and starts no daemon", async () => {
+  const wouldRun = async (...targets: string[]) => {
+    const { stdout } = await run("make", ["-nC", ROOT.pathname, ...targets]);
+    return stdout.includes("-P=daemon main.ts");
+  };
+  assertEquals([await wouldRun("run"), await wouldRun()], [true, false]);
+});
+
 Deno.test("deno test fetches no package but @std's: all that are in deno.lock would be", async () => {
   const { npm } = JSON.parse(await Deno.readTextFile(new URL("deno.lock", ROOT)));
   assertEquals(Object.keys(npm).map((name) => name.replace(/@[^@]*$/, "")), ["deno-std"]);
