@@ -218,7 +218,7 @@ export const DAEMON: Program = {
   ],
   exitStatus: [
     ["0", "It was told to end by a signal, or did what its command says."],
-    ["1", "It could not start, or audit found a fault; standard error says which, and what to do."],
+    ["1", "It could not start or go on, or a fault was found; standard error says which."],
     MISUSED,
   ],
   signals: [
