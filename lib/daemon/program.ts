@@ -95,6 +95,7 @@ function sayFailure(error: unknown, say: Log): number {
 
 /** Says it in one line, and what to do about it in another. */
 function tellPerson(error: unknown): number {
+  if (error instanceof Deno.errors.BrokenPipe) return 1; // a reader that has gone wants no word about it
   const { reason, hint, code } = failureOf(error);
   console.error(`mallocd: ${reason}`);
   if (hint !== undefined) console.error(`Try: ${hint}`);

@@ -160,6 +160,14 @@ const MISUSES: [line: string, message: string, hint: string, env?: Record<string
   }],
 ];
 
+Deno.test("mallocd help says nothing of a reader that has gone", async () => {
+  const command = new Deno.Command(MALLOCD, { args: ["help"], stdout: "piped", stderr: "piped" });
+  const child = command.spawn();
+  await child.stdout.cancel();
+  assertEquals(await new Response(child.stderr).text(), "");
+  assertEquals((await child.status).code, 1);
+});
+
 Deno.test("mallocd help and version say what --help and --version do", async () => {
   assertEquals(await mallocd("help"), await mallocd("--help"));
   assertEquals(await mallocd("version"), done(`mallocd ${config.version}\n`));
