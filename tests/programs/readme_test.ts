@@ -1,4 +1,7 @@
-/** README.md at its word: its sessions print what it says, its table has the daemon's real options. */
+/**
+ * README.md at its word: its sessions print what it says, its table has the daemon's real options. And the
+ * links of all documents lead somewhere.
+ */
 
 import { assert, assertEquals } from "@std/assert";
 import { DAEMON_FLAGS } from "../../lib/daemon/flags.ts";
@@ -35,4 +38,31 @@ Deno.test("README.md lists the daemon's options with their defaults", () => {
   const flags: [string, Flag<unknown>][] = Object.entries(DAEMON_FLAGS);
   const real = flags.map(([name, flag]) => [name, flag.default ?? ""]);
   assertEquals(listed, real.filter(([name]) => !Object.hasOwn(HELP_FLAGS, name!)));
+});
+
+/** What follows "#" in a link to a heading, as GitHub makes it. */
+function anchorOf(heading: string): string {
+  return heading.toLowerCase().replace(/[^\p{L}\p{N}\- _]/gu, "").replaceAll(" ", "-");
+}
+
+Deno.test("links from one document to another lead to a file, and to a heading of it", async () => {
+  const { stdout } = await run("sh", ["-c", `cd '${ROOT.pathname}' && ls *.md */*.md */*/*.md`]);
+  let headings = 0;
+  const lost: string[] = [];
+  for (const name of stdout.trim().split("\n")) {
+    const text = await Deno.readTextFile(new URL(name, ROOT));
+    for (const [, target = ""] of text.matchAll(/\]\((?!\w+:)([^)\s]+)\)/g)) {
+      const url = new URL(target, new URL(name, ROOT));
+      const anchor = url.hash.slice(1);
+      const found = await Deno.stat(url).then(() => true, () => false);
+      if (!found) lost.push(`${name}: ${target}`);
+      if (!found || anchor === "") continue;
+      headings++;
+      const there = await Deno.readTextFile(url);
+      const anchors = [...there.matchAll(/^#+ (.*)$/gm)].map(([, heading]) => anchorOf(heading!));
+      if (!anchors.includes(anchor)) lost.push(`${name}: ${target}`);
+    }
+  }
+  assertEquals(lost, []);
+  assert(headings > 0);
 });
