@@ -8,7 +8,7 @@ import { ServingTime, TICK_MS } from "./clock.ts";
 import { Counter, totals } from "./counters.ts";
 import { memberOptions } from "./cluster/options.ts";
 import type { Engine, EngineOptions } from "./engine.ts";
-import { type Choice, startEngine } from "./engines/choice.ts";
+import { type Choice, loadEngine, startEngine } from "./engines/choice.ts";
 import { Gauges } from "./gauges.ts";
 import type { HttpServer } from "./http/server.ts";
 import { openKernelDrops } from "./kernel_drops.ts";
@@ -55,6 +55,8 @@ export async function live(
   };
   const path = values["heap-file"];
   const keeper = path === undefined ? undefined : await import("./keeper.ts");
+  const engineName = path === undefined ? values.engine : "syscall";
+  const worker = member === undefined ? loadEngine(engineName) : undefined;
   const file = keeper?.openHeapFile(path!, sizes, values);
   const state = file?.state ?? newState(sizes);
   const gauges = new Gauges(sizes, state);
@@ -81,7 +83,7 @@ export async function live(
     state,
   };
   const starting: Promise<Choice> = member === undefined
-    ? startEngine(file === undefined ? values.engine : "syscall", options)
+    ? startEngine(engineName, options, worker)
     : import("./cluster/engine.ts").then(async ({ serveCluster }) => ({
       engine: await serveCluster(options, member),
     }));

@@ -1,8 +1,8 @@
-/** The engines by name. Only the one that serves is loaded; that for most, the syscall engine, is there at once. */
+/** The engines by name. Only the one that serves is loaded; that of most daemons is there at once. */
 
 import { placeOf } from "../counters.ts";
 import type { Engine, EngineOptions } from "../engine.ts";
-import { serveSyscall } from "./syscall.ts";
+import { loadLoop, serveSyscall } from "./syscall.ts";
 import { Unavailable } from "../../system/libc.ts";
 
 export const ENGINE_NAMES = ["auto", "datagram", "syscall", "quic"] as const;
@@ -15,20 +15,43 @@ export interface Choice {
 }
 
 /**
- * Starts the engine of that name; `auto` is `syscall` where the platform and the permissions allow it,
- * else `datagram`. Rejects with Unavailable only if `syscall` was asked for by name.
+ * Begins with what takes the engine of that name longest, before there is a state to serve. Nothing comes of
+ * it if the engine has no such thing, or cannot be had; `startEngine` says why.
  */
-export async function startEngine(name: EngineName, options: EngineOptions): Promise<Choice> {
-  const choice = await choose(name, options);
+export function loadEngine(name: EngineName): Worker | undefined {
+  if (name === "datagram" || name === "quic") return undefined;
+  try {
+    return loadLoop();
+  } catch (error) {
+    if (error instanceof Unavailable) return undefined;
+    throw error;
+  }
+}
+
+/**
+ * Starts the engine of that name; `auto` is `syscall` where the platform and the permissions allow it,
+ * else `datagram`. Rejects with Unavailable only if `syscall` was asked for by name. `worker` is what
+ * `loadEngine` has returned, if it was called.
+ */
+export async function startEngine(
+  name: EngineName,
+  options: EngineOptions,
+  worker?: Worker,
+): Promise<Choice> {
+  const choice = await choose(name, options, worker);
   options.state.service.counters[placeOf("engine", choice.engine.name)] = 1;
   return choice;
 }
 
-async function choose(name: EngineName, options: EngineOptions): Promise<Choice> {
+async function choose(
+  name: EngineName,
+  options: EngineOptions,
+  worker: Worker | undefined,
+): Promise<Choice> {
   if (name === "datagram") return { engine: await serveDatagram(options) };
   if (name === "quic") return { engine: await (await import("./quic.ts")).serveQuic(options) };
   try {
-    return { engine: await serveSyscall(options) };
+    return { engine: await serveSyscall(options, worker) };
   } catch (error) {
     if (name === "syscall" || !(error instanceof Unavailable)) throw error;
     return { engine: await makeDo(options, error.message), reason: error.message };

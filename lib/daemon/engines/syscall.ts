@@ -69,19 +69,26 @@ const WORKER = new URL(
   import.meta.url,
 );
 
-/** Rejects with Unavailable if this system, or what is permitted on it, is not enough. */
-export async function serveSyscall(options: EngineOptions): Promise<Engine> {
-  const { hostname, receiveBuffer = DEFAULT_RECEIVE_BUFFER, spin = DEFAULT_SPIN } = options;
-  if (parseAddress(hostname) === undefined) {
-    throw new Unavailable(
-      `Cannot listen on ${hostname} by system calls: that takes an address, not a name`,
-    );
-  }
+/**
+ * The worker, whose thread loads the loop while the main one goes on. Throws Unavailable if this system, or
+ * what is permitted on it, is not enough.
+ */
+export function loadLoop(): Worker {
   requireWorker();
   requireLibc();
-  const worker = new Worker(WORKER, { type: "module" }); // it loads the loop while the socket is opened
+  return new Worker(WORKER, { type: "module" });
+}
+
+/** Rejects with Unavailable if this system, or what is permitted on it, is not enough. */
+export async function serveSyscall(options: EngineOptions, worker = loadLoop()): Promise<Engine> {
+  const { hostname, receiveBuffer = DEFAULT_RECEIVE_BUFFER, spin = DEFAULT_SPIN } = options;
   let socket: Socket;
   try {
+    if (parseAddress(hostname) === undefined) {
+      throw new Unavailable(
+        `Cannot listen on ${hostname} by system calls: that takes an address, not a name`,
+      );
+    }
     socket = new Socket(new Libc(FUNCTIONS), hostname, options.port);
   } catch (error) {
     worker.terminate();

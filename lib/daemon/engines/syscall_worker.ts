@@ -92,10 +92,11 @@ const TIMES = layOutStopwatch(LAYOUT);
 
 /** What the loop calls. */
 const FUNCTIONS = ["recvmmsg", "sendmmsg", "clock_gettime", "madvise"] as const;
-type LoopLibc = Libc<(typeof FUNCTIONS)[number]>;
+/** Opened at once, while the main thread makes what it sends to start the loop. */
+const LIBC = new Libc(FUNCTIONS);
 
 class Loop {
-  readonly #libc: LoopLibc;
+  readonly #libc = LIBC;
   readonly #arena: Arena;
   readonly #incoming: Incoming;
   readonly #outgoing: Outgoing;
@@ -117,10 +118,9 @@ class Loop {
 
   static async over(start: Start): Promise<Loop> {
     const { options, port } = start;
-    const libc = new Libc(FUNCTIONS);
-    const arena = new Arena(libc, LAYOUT.bytes);
+    const arena = new Arena(LIBC, LAYOUT.bytes);
     const release = (memory: WebAssembly.Memory) => {
-      const mapping = new Mapping(libc, memory);
+      const mapping = new Mapping(LIBC, memory);
       if (options.hugePages && !mapping.preferHugePages()) {
         throw new Unavailable("Cannot have pages of 2 MiB for the heap: the kernel knows none");
       }
@@ -132,20 +132,18 @@ class Loop {
       // Where the room of a file is reserved, a page that was given back might not be had again.
       ...(options.heapPlace?.sparse !== false && { release }),
     });
-    return new Loop(start, libc, arena, service);
+    return new Loop(start, arena, service);
   }
 
   private constructor(
     { options, sockets, spin, segments, stop }: Start,
-    libc: LoopLibc,
     arena: Arena,
     service: Service,
   ) {
-    this.#libc = libc;
     this.#arena = arena;
     this.#service = service;
-    this.#incoming = new Incoming(libc, arena, INCOMING);
-    this.#stopwatch = new Stopwatch(libc, arena, TIMES);
+    this.#incoming = new Incoming(LIBC, arena, INCOMING);
+    this.#stopwatch = new Stopwatch(LIBC, arena, TIMES);
     this.#first = sockets.first;
     this.#proven = sockets.proven;
     this.#unproven = sockets.unproven;
@@ -153,7 +151,7 @@ class Loop {
     this.#stop = stop;
     const { counters, clock } = options.state.service;
     this.#counters = counters;
-    this.#outgoing = new Outgoing(libc, arena, OUTGOING, segments, clock);
+    this.#outgoing = new Outgoing(LIBC, arena, OUTGOING, segments, clock);
   }
 
   /**
