@@ -7,7 +7,7 @@
  */
 
 import { parseAddress } from "../system/address.ts";
-import { Libc, Unavailable } from "../system/libc.ts";
+import { openLibc, Unavailable } from "../system/libc.ts";
 import { READING, readText } from "../system/text.ts";
 
 interface Address {
@@ -19,9 +19,9 @@ interface Address {
 export function openKernelDrops(address: Address): () => number | undefined {
   if (Deno.build.os !== "linux") return () => undefined;
   try {
-    const libc = new Libc(READING);
+    const { symbols } = openLibc(READING);
     const table = address.hostname.includes(":") ? "/proc/net/udp6" : "/proc/net/udp";
-    return () => dropsIn(readText(libc, table) ?? "", address);
+    return () => dropsIn(readText(symbols, table) ?? "", address);
   } catch (error) {
     if (error instanceof Unavailable) return () => undefined;
     throw error;

@@ -3,7 +3,7 @@
  * MemoryMax=).
  */
 
-import { Libc, Unavailable } from "../system/libc.ts";
+import { openLibc, Unavailable } from "../system/libc.ts";
 import { READING, readText } from "../system/text.ts";
 
 /** A limit in bytes, and whose it is. */
@@ -23,9 +23,9 @@ const V2 = { mount: "/sys/fs/cgroup", file: "memory.max" };
 export function memoryLimit(): MemoryLimit | undefined {
   if (Deno.build.os !== "linux") return undefined;
   try {
-    const libc = new Libc(READING);
+    const libc = openLibc(READING);
     try {
-      return smallestLimit((path) => readText(libc, path));
+      return smallestLimit((path) => readText(libc.symbols, path));
     } finally {
       libc.close();
     }

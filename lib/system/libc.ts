@@ -132,8 +132,6 @@ const SYMBOLS = {
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   shutdown: { parameters: ["i32", "i32"], result: "i32" },
-  open: { parameters: ["buffer", "i32"], result: "i32" },
-  read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   close: { parameters: ["i32"], result: "i32" },
   recvmmsg: { parameters: ["i32", "usize", "u32", "i32", "usize"], result: "i32" },
   sendmmsg: { parameters: ["i32", "usize", "u32", "i32"], result: "i32" },
