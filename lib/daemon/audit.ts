@@ -6,8 +6,8 @@
 import { DuplicateRequestCache } from "./duplicate_request_cache.ts";
 import type { State, StateOptions } from "./state.ts";
 import { Buddy, BuddyFigure, buddyShape } from "../heap/buddy.ts";
-import { GRAIN, HEAP_BASE, PAGE } from "../heap/heap.ts";
-import { type Fault, faultAt, standAlone } from "../heap/metadata.ts";
+import { GRAIN, HEAP_BASE } from "../heap/heap.ts";
+import { type Fault, faultAt, PAGE, standAlone } from "../heap/metadata.ts";
 import { CLEAN } from "../heap/reclaim.ts";
 import { METHODS } from "../protocol/wire.ts";
 

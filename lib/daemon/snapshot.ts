@@ -10,7 +10,7 @@
  *                                       in 1        in 2
  */
 
-import { PAGE } from "../heap/heap.ts";
+import { PAGE } from "../heap/metadata.ts";
 import { type ChangesPlace, MAX_ROUND, Order, REGION_SHIFT, TOO_MANY } from "../heap/changes.ts";
 import { Errno } from "../system/libc.ts";
 import { type File, FileError } from "../system/file.ts";

@@ -279,7 +279,7 @@ export class Buddy {
     const block = start >>> order;
     if (order > this.maxOrder || block << order >>> 0 !== start) return false;
     let from: number = order;
-    while (from <= this.maxOrder && !this.#isFree(from, start >>> from)) from++;
+    while (from <= this.maxOrder && !this.isFreeBlock(from, start >>> from)) from++;
     if (from > this.maxOrder) return false;
     this.clearFree(from, start >>> from);
     while (from > order) {
@@ -359,9 +359,7 @@ export class Buddy {
   endOfFree(grain: number): number {
     for (let order = 0; order <= this.maxOrder; order++) {
       const block = this.#blockOf(grain, order);
-      if (block >= this.#first[order]! && this.#hasFree(order, block)) {
-        return this.endOf(order, block);
-      }
+      if (this.isFreeBlock(order, block)) return this.endOf(order, block);
     }
     return NONE;
   }
@@ -403,10 +401,6 @@ export class Buddy {
       block = block << 5 | lowestBit(word);
     }
     return block;
-  }
-
-  #isFree(order: number, block: number): boolean {
-    return block >= this.#first[order]! && this.#hasFree(order, block);
   }
 
   /** `block` may be one before the first of its order: the buddy that does not exist. */

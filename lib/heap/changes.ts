@@ -11,8 +11,8 @@
  * owns, and what is known about pages) is told by the heap.
  */
 
-const PAGE_SHIFT = 12;
-const PAGE = 1 << PAGE_SHIFT;
+import { PAGE, PAGE_SHIFT } from "./metadata.ts";
+
 /** Pages are counted by regions of 4 MiB, so that to find few of many takes no time. */
 export const REGION_SHIFT = 10;
 /** 32-bit words of a page. */

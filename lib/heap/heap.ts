@@ -22,7 +22,7 @@
 import { Buddy, buddyShape, Freed, NONE } from "./buddy.ts";
 import { type Bulk, bulk, high } from "./bulk.ts";
 import type { Changes } from "./changes.ts";
-import { type Arrays, standAlone, uint16, uint8 } from "./metadata.ts";
+import { type Arrays, PAGE, PAGE_SHIFT, standAlone, uint16, uint8, WASM_PAGE } from "./metadata.ts";
 import { CLEAN, DIRTY, Reclaimer, type Release } from "./reclaim.ts";
 import { Refusal } from "./refusal.ts";
 import type { Undo } from "./undo.ts";
@@ -51,10 +51,6 @@ export const NULL = 0;
 /** What compare-and-swap and fetch-and-add work on: 8 bytes, 8-aligned. */
 const WORD = 8;
 
-const WASM_PAGE = 64 * 1024;
-/** The unit in which the heap remembers where it has been written, the size of a kernel's page. */
-const PAGE_SHIFT = 12;
-export const PAGE = 1 << PAGE_SHIFT;
 /** Pages are counted by regions of 4 MiB, so that a large block that nobody wrote takes no time to zero. */
 const REGION_SHIFT = 10;
 

@@ -30,7 +30,10 @@ export type Arrays<S> = {
 };
 
 const ALIGNMENT = 64;
-const WASM_PAGE = 64 * 1024;
+/** Of memory: WebAssembly's, and the kernel's, by which it is remembered what was written. */
+export const WASM_PAGE = 64 * 1024;
+export const PAGE_SHIFT = 12;
+export const PAGE = 1 << PAGE_SHIFT;
 
 export const int32 = (length: number): Piece<Int32Array<SharedArrayBuffer>> => ({
   bytes: length * Int32Array.BYTES_PER_ELEMENT,

@@ -20,7 +20,7 @@
 
 import { type Bulk, bulk } from "./bulk.ts";
 import type { Changes } from "./changes.ts";
-import { type Arrays, type Fault, faultAt, int32 } from "./metadata.ts";
+import { type Arrays, type Fault, faultAt, int32, PAGE, WASM_PAGE } from "./metadata.ts";
 
 /** Far more than any request can store: some 40 words for each order of the buddy and 100 for its reply. */
 const MAX_NOTES = 8192;
@@ -31,8 +31,6 @@ const NOTE_WORDS = 2;
 /** In place of where a word is. */
 const SAVED = -1;
 const SAVED_HEAD = 16;
-const WASM_PAGE = 64 * 1024;
-const PAGE = 4096;
 
 /** The arrays of an undo log. */
 export function undoShape() {
@@ -41,7 +39,7 @@ export function undoShape() {
 
 /** A memory in which so many bytes of clients can be saved, in pieces of which few are short of a page. */
 export function newSavedMemory(bytes: number): WebAssembly.Memory {
-  const pieces = bytes / 4096 + 16;
+  const pieces = bytes / PAGE + 16;
   const pages = Math.ceil((bytes + pieces * (SAVED_HEAD + 8)) / WASM_PAGE);
   return new WebAssembly.Memory({ initial: pages, maximum: pages });
 }

@@ -1,7 +1,8 @@
 /** What changes in a heap file is marked, whatever changes it. */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { HEAP_BASE, newHeapMemory, PAGE } from "../../lib/heap/heap.ts";
+import { HEAP_BASE, newHeapMemory } from "../../lib/heap/heap.ts";
+import { PAGE } from "../../lib/heap/metadata.ts";
 import { Changes, MAX_KEPT, newChangesPlace, Order, TOO_MANY } from "../../lib/heap/changes.ts";
 import { newSavedMemory, Undo } from "../../lib/heap/undo.ts";
 import { newState } from "../../lib/daemon/state.ts";

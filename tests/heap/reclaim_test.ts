@@ -1,8 +1,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { equals } from "@std/bytes";
-import { GRAIN, Heap, HEAP_BASE, heapShape, newHeapMemory, PAGE } from "../../lib/heap/heap.ts";
+import { GRAIN, Heap, HEAP_BASE, heapShape, newHeapMemory } from "../../lib/heap/heap.ts";
 import { buddyShape } from "../../lib/heap/buddy.ts";
-import { standAlone } from "../../lib/heap/metadata.ts";
+import { PAGE, standAlone } from "../../lib/heap/metadata.ts";
 import { Refusal } from "../../lib/heap/refusal.ts";
 import { Random } from "../testing.ts";
 import { wasteShape } from "../../lib/heap/waste.ts";

@@ -7,7 +7,7 @@
  *     +-------+---- - - - ----+-------+---- - - - ----+
  */
 
-import { PAGE } from "../../heap/heap.ts";
+import { PAGE } from "../../heap/metadata.ts";
 import type { State } from "../state.ts";
 
 const RECORD = 4 + PAGE;

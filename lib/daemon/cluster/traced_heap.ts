@@ -3,7 +3,8 @@
  * changed it last. A reply that gives away bytes of a batch which might still be lost has to wait for it.
  */
 
-import { GRAIN, Heap, type HeapOptions, PAGE, type Span } from "../../heap/heap.ts";
+import { GRAIN, Heap, type HeapOptions, type Span } from "../../heap/heap.ts";
+import { PAGE } from "../../heap/metadata.ts";
 import { Refusal } from "../../heap/refusal.ts";
 
 export class TracedHeap extends Heap {

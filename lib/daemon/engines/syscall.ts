@@ -113,6 +113,7 @@ export async function serveSyscall(options: EngineOptions, worker = loadLoop()):
     };
     running = await startLoop(worker, { options, sockets, port, name, spin, segments, stop });
   } catch (error) {
+    worker.terminate();
     socket.close();
     throw error;
   }

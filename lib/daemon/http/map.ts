@@ -23,7 +23,8 @@
  */
 
 import type { Buddy } from "../../heap/buddy.ts";
-import { GRAIN, PAGE } from "../../heap/heap.ts";
+import { GRAIN } from "../../heap/heap.ts";
+import { PAGE } from "../../heap/metadata.ts";
 
 export const MAX_CELLS = 65536;
 

@@ -1,7 +1,8 @@
 import { assertEquals } from "@std/assert";
 import { HeapMap, MAX_CELLS, type Pages } from "../../../lib/daemon/http/map.ts";
 import { Buddy, NONE } from "../../../lib/heap/buddy.ts";
-import { GRAIN, PAGE } from "../../../lib/heap/heap.ts";
+import { GRAIN } from "../../../lib/heap/heap.ts";
+import { PAGE } from "../../../lib/heap/metadata.ts";
 import { Random } from "../../testing.ts";
 
 const PAGE_GRAINS = PAGE / GRAIN;

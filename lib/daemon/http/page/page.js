@@ -443,6 +443,21 @@ function look() {
   draw();
 }
 
+/** A browser that may keep nothing for this page throws. */
+function remember(key, value) {
+  try {
+    localStorage.setItem(key, value);
+  } catch { /* it begins with the default again */ }
+}
+
+function remembered(key) {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  }
+}
+
 for (const button of document.querySelectorAll("[data-mode], [data-curve]")) {
   button.addEventListener("click", () => {
     Object.assign(view, { ...button.dataset });
@@ -452,13 +467,13 @@ for (const button of document.querySelectorAll("[data-mode], [data-curve]")) {
 $("theme").addEventListener("click", () => {
   const themes = ["auto", "light", "dark"];
   view.theme = themes[(themes.indexOf(view.theme) + 1) % themes.length];
-  localStorage.setItem("theme", view.theme);
+  remember("theme", view.theme);
   look();
 });
 darkness.addEventListener("change", look);
 new ResizeObserver(draw).observe(canvas);
 
-view.theme = localStorage.getItem("theme") ?? "auto";
+view.theme = remembered("theme") ?? "auto";
 look();
 point();
 pollForEver();
