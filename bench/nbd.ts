@@ -18,6 +18,9 @@ const AT_A_TIME = 16;
 /** Of each nbdkit, for each connection: with more than these, most of them wait for the others. */
 const THREADS = "6";
 
+/** Client, nbdkit and daemon are more than there may be processors: docs/operations.md advises it then. */
+const SLEEPY = ["--spin", "0"];
+
 interface Load {
   readonly name: string;
   readonly unit: string;
@@ -96,7 +99,7 @@ async function main(rounds: number, mib: number, requests: number): Promise<void
   try {
     const file = `${folder}/data`;
     await Deno.writeFile(file, new Uint8Array(mib * MIB).fill(1));
-    await using daemon = await startMallocd("auto", "--memory", "1GiB");
+    await using daemon = await startMallocd("auto", "--memory", "1GiB", ...SLEEPY);
     const plugin = `${FOLDER}build/nbdkit-mallocd-plugin.so`;
     await using ours = await serve(folder, plugin, `server=${HOST}:${daemon.port}`, `size=${mib}M`);
     await using memory = await serve(folder, "memory", `size=${mib}M`);

@@ -143,7 +143,7 @@ class Asker implements Disposable {
     const length = encodeRequest(view, this.#outgoing.room(), method, values, options);
     this.#outgoing.add(length, this.#socket, CONNECTED);
     this.#outgoing.flush();
-    if (this.#incoming.receive(this.#socket, 1, WAIT) <= 0) {
+    if (this.#incoming.receive(this.#socket, 0, 1, WAIT) <= 0) {
       throw new Error(`No reply to a ${method} (os error ${this.#libc.errno()})`);
     }
     const at = this.#incoming.startOf(0);

@@ -16,6 +16,7 @@
 #include <endian.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -43,6 +44,8 @@ enum { TAGS = 2048, TABLE = 2 * TAGS };
 /* Parts into which a share of the duplicate request cache may fall: all who have proven nothing have 64 of them. */
 enum { WORST_SPLIT = 65, MOST_LEAD = 1 << 30 };
 enum { OPS_PER_DATAGRAM = 512, SEGMENTS = 128, BATCH = 8, PIECES = 16 };
+/* Datagrams that the kernel may cut a message into: fewer than it can. */
+enum { RUN = 16 };
 /* Data of a write that is copied to its head; more is sent from where it lies. */
 enum { SHORT_DATA = 512 };
 /* A read of so much that is alone in its datagram is received where it is to go. */
@@ -74,6 +77,7 @@ struct mallocd {
   struct mallocd_hello hello;
   bool in_session; /* false with a daemon of version 1 */
   bool is_local;
+  bool cuts; /* the kernel cuts messages into datagrams (UDP_SEGMENT) */
   uint64_t token;
   struct mallocd_op proof; /* a hello of our own, for a new token; all else waits for it */
   struct mallocd_hello proven;
@@ -223,10 +227,31 @@ static int64_t patience(struct mallocd *client, int tries) {
   return wait + client->random % (wait / 2);
 }
 
-/* Makes a datagram of what is queued, as far as it and the window have room. False if nothing goes. */
-static bool send_datagram(struct mallocd *client, int64_t now) {
+/* Sends datagrams of one length. What cannot be sent, for whatever reason, is as good as lost, and sent again. */
+static void send_message(struct mallocd *client, struct msghdr *message, size_t datagrams) {
+  union {
+    struct cmsghdr head;
+    char room[CMSG_SPACE(sizeof(uint16_t))];
+  } control;
+  if (datagrams > 1) {
+    uint16_t length = message->msg_iov->iov_len / datagrams;
+    control.head = (struct cmsghdr){CMSG_LEN(sizeof length), SOL_UDP, UDP_SEGMENT};
+    memcpy(CMSG_DATA(&control.head), &length, sizeof length);
+    message->msg_control = &control;
+    message->msg_controllen = sizeof control;
+  }
+  if (sendmsg(client->fd, message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) return;
+  if (errno == ECONNREFUSED) client->refusal = -ECONNREFUSED;
+  if (errno == EIO || errno == EINVAL) client->cuts = false;
+}
+
+/*
+ * Makes a datagram of what is queued, as far as it and the window have room; or several, if each is the request of
+ * one long read: then all of them are of one length. False if nothing goes.
+ */
+static bool send_datagrams(struct mallocd *client, int64_t now) {
   struct iovec segments[SEGMENTS];
-  size_t count = 0, used = 0, heads = 0, requests = 0, replies = 0;
+  size_t count = 0, used = 0, heads = 0, requests = 0, replies = 0, datagrams = 0;
   struct mallocd_op *op;
   while ((op = client->lists[QUEUED].first) != NULL) {
     if (op->tries > 0 && is_over(client, op, now)) {
@@ -236,10 +261,16 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
     if (client->proof.place != NOWHERE && op != &client->proof) break;
     /* A hello tells all when it comes first. */
     if (count > 0 && client->in_session && op->method == MALLOCD_HELLO) break;
-    size_t session = count == 0 && client->in_session ? SESSION_FIELDS : 0;
-    size_t request = session + request_length(op), reply = REPLY_HEAD + body_length(op);
-    size_t cost = (request > reply ? request : reply) + (count == 0 ? DATAGRAM_COST : 0);
-    if (requests + request > client->datagram || replies + reply > client->datagram) break;
+    size_t request = request_length(op), reply = REPLY_HEAD + body_length(op);
+    size_t session = client->in_session ? SESSION_FIELDS : 0; /* in the first request of a datagram */
+    bool goes_on = count > 0 && datagrams == 1 && requests + request <= client->datagram &&
+                   replies + reply <= client->datagram;
+    if (count > 0 && !goes_on) {
+      bool is_like_all = used == 1 && count == 1 && session + request == requests && reply > LONG_READ;
+      if (!is_like_all || !client->cuts || datagrams == RUN) break;
+    }
+    if (!goes_on) request += session;
+    size_t cost = (request > reply ? request : reply) + (goes_on ? 0 : DATAGRAM_COST);
     if (client->on_way > 0 && client->on_way + cost > client->window) break;
     if (count == OPS_PER_DATAGRAM || used + 2 > SEGMENTS) break;
     if (op->tries == 0) {
@@ -252,14 +283,18 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
     op->due = now + patience(client, op->tries);
     if (op->tries < UINT8_MAX) op->tries++;
     op->cost = cost;
-    op->begins = count == 0;
+    op->begins = !goes_on;
+    if (!goes_on) {
+      count = requests = replies = 0;
+      datagrams++;
+    }
     client->on_way += cost;
     if (op->due < client->next_due) client->next_due = op->due;
 
     uint8_t *head = client->heads + heads;
-    size_t length = FIELD, flags = TAGGED | (session > 0 ? SESSION : 0);
+    size_t length = FIELD, flags = TAGGED | (goes_on || !client->in_session ? 0 : SESSION);
     put_field(head, (uint64_t)op->tag << 32 | flags << 8 | op->method);
-    if (session > 0) {
+    if (flags & SESSION) {
       put_field(head + FIELD, client->hello.epoch);
       put_field(head + 2 * FIELD, client->token);
       length += session;
@@ -272,8 +307,8 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
       data = 0;
     }
     heads += length;
-    bool goes_on = used > 0 && (uint8_t *)segments[used - 1].iov_base + segments[used - 1].iov_len == head;
-    if (goes_on) {
+    bool is_next = used > 0 && (uint8_t *)segments[used - 1].iov_base + segments[used - 1].iov_len == head;
+    if (is_next) {
       segments[used - 1].iov_len += length;
     } else {
       segments[used++] = (struct iovec){head, length};
@@ -284,11 +319,8 @@ static bool send_datagram(struct mallocd *client, int64_t now) {
     count++;
   }
   if (count == 0) return false;
-  /* What cannot be sent, for whatever reason, is as good as lost, and sent again. */
   struct msghdr message = {.msg_iov = segments, .msg_iovlen = used};
-  if (sendmsg(client->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == ECONNREFUSED) {
-    client->refusal = -ECONNREFUSED;
-  }
+  send_message(client, &message, datagrams);
   return true;
 }
 
@@ -314,7 +346,7 @@ static void resend(struct mallocd *client, int64_t now) {
 
 static void carry_out(struct mallocd *client, int64_t now) {
   if (now >= client->next_due) resend(client, now);
-  while (send_datagram(client, now)) continue;
+  while (send_datagrams(client, now)) continue;
 }
 
 static void accept_hello(struct mallocd *client, struct mallocd_hello *hello, const uint8_t *body,
@@ -683,6 +715,7 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
   } else {
     struct timeval patience = {.tv_usec = FIRST_WAIT / 1000};
     setsockopt(client->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    client->cuts = setsockopt(client->fd, SOL_UDP, UDP_SEGMENT, &(int){0}, sizeof(int)) == 0;
     client->random |= 1;
     client->next_tag = client->oldest_tag = client->random >> 32;
     fit_window(client);

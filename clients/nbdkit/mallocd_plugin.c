@@ -41,9 +41,10 @@ enum { MAGIC_AT = 0, SIZE_AT = 8, LEASE_AT = 16 };
    fit into one datagram of any network. */
 enum { STEP = 128 };
 enum { PATIENCE = MALLOCD_MAX_TIMEOUT, LEASE_SECONDS = 5 };
-/* As many as nbdkit has threads. All windows together fit into the daemon's receive buffer (4 MiB): what it has no
-   room for is lost. */
-enum { WORKERS = 16, WINDOW = 256 << 10 };
+/* As many as nbdkit has threads. A window holds 256 KiB, which is what most clients ask for at a time, and the heads:
+   if it does not, the last piece waits for a reply. All windows together fit into the daemon's receive buffer, 4 MiB
+   of which the kernel makes twice as much: what it has no room for is lost. */
+enum { WORKERS = 16, WINDOW = 272 << 10 };
 static const uint64_t MAGIC = UINT64_C(0x6d616c6c6f636401); /* "mallocd", 1 */
 static const uint64_t LARGEST_DISK = UINT64_C(1) << 40;
 

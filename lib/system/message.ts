@@ -103,14 +103,17 @@ export class Incoming {
   readonly #libc: Libc<"recvmmsg">;
   readonly #view: DataView;
   readonly #layout: ReturnType<typeof layOutIncoming>;
-  /** The address of the first header. */
-  readonly #headers: bigint;
+  /** The addresses of the headers. */
+  readonly #headers: readonly bigint[];
 
   constructor(libc: Libc<"recvmmsg">, arena: Arena, layout: ReturnType<typeof layOutIncoming>) {
     this.#libc = libc;
     this.#view = arena.view;
     this.#layout = layout;
-    this.#headers = arena.addressOf(layout.headers);
+    this.#headers = Array.from(
+      { length: layout.count },
+      (_, i) => arena.addressOf(layout.headers + i * MMSGHDR.size),
+    );
     for (let i = 0; i < layout.count; i++) {
       const header = layout.headers + i * MMSGHDR.size;
       const iovec = layout.iovecs + i * IOVEC.size;
@@ -125,9 +128,13 @@ export class Incoming {
     }
   }
 
-  /** Returns how many messages came, `most` at the most, or -1: the reason is in errno of this thread. */
-  receive(socket: number, most: number, flags: number): number {
-    return this.#libc.symbols.recvmmsg(socket, this.#headers, most, flags, NO_TIMEOUT);
+  /**
+   * Receives messages `first` to `end`, or as many as come. Returns how many, or -1: the reason is in errno
+   * of this thread.
+   */
+  receive(socket: number, first: number, end: number, flags: number): number {
+    const headers = this.#headers[first]!;
+    return this.#libc.symbols.recvmmsg(socket, headers, end - first, flags, NO_TIMEOUT);
   }
 
   /** Where message i begins, its length, and its peer. */

@@ -395,6 +395,25 @@ test("runs no further ahead of what is unanswered than the daemon remembers", as
   assert(proxy.lost > 20, `${proxy.lost} datagrams were lost`);
 });
 
+test("sends long reads at once, and each in a datagram; shorter requests behind them share one", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB"]);
+  using proxy = new Proxy(daemon.port);
+  await using driver = await Driver.start(proxy.server);
+  const [, pointer] = (await driver.say("malloc 65536")).split(" ");
+  assertEquals(await driver.say(`write 0x${pointer} 4 01020304`), "ok");
+  proxy.requests.length = 0;
+  const long = `read 0x${pointer} 33000`; // two of them do not fit into one datagram
+  const ops = [long, long, long, `read 0x${pointer} 4`, `add 0x${pointer} 1`, long];
+  const words = (await driver.say(ops.join(";"))).split("; ");
+  assertEquals(words.map((text) => text.slice(0, 9)), [
+    ...Array(3).fill("ok 010203"),
+    "ok 010203",
+    "ok 010203",
+    "ok 010203",
+  ]);
+  assertEquals(proxy.requests.map((request) => request.length), [40, 40, 40, 40 + 24 + 24]);
+});
+
 test("gives each read its own data in whichever order replies come, doubled and refused ones, too", async () => {
   await using daemon = await Mallocd.start(["--memory", "1MiB"]);
   using proxy = new Proxy(daemon.port);

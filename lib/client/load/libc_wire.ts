@@ -174,7 +174,7 @@ export class LibcWire implements Wire {
     // Only a part of those in flight, so that the daemon has requests to work on while these are looked
     // at: with all at once, one of the two would always wait for the other.
     const batch = Math.min(BATCH, Math.ceil(load.workload.inFlight / 4));
-    const messages = this.#incoming.receive(socket, batch, MSG_DONTWAIT);
+    const messages = this.#incoming.receive(socket, 0, batch, MSG_DONTWAIT);
     if (messages <= 0) return 0; // an error, too, is no reply: the load counts these
     load.now = performance.now();
     for (let message = 0; message < messages; message++) {

@@ -15,7 +15,7 @@
 import { Counter, type Counters, noteLatency } from "../counters.ts";
 import type { EngineOptions } from "../engine.ts";
 import { newService } from "../engine_service.ts";
-import { MAX_DATAGRAM } from "../../protocol/wire.ts";
+import { MAX_DATAGRAM, METHODS } from "../../protocol/wire.ts";
 import { NO_REPLY, type Service } from "../service.ts";
 import { KeyedHash } from "../../system/hash.ts";
 import {
@@ -69,10 +69,15 @@ export type Report =
  */
 const BATCH = 16;
 /**
- * Bytes of requests that are served before their replies leave: what one message can hold, so that a batch
- * of the worst of them keeps nobody waiting for longer than a single one, but for those that came after it.
+ * Bytes of requests that are served before their replies leave, without what they write, which costs little:
+ * what one message can hold, so that a batch of the worst of them keeps nobody waiting for longer than a
+ * single one, but for those that came after it; and the heads of a batch of writes that are as long as can be.
  */
-const MAX_TURN_BYTES = MAX_MESSAGE;
+const MAX_TURN_BYTES = MAX_MESSAGE + 1024;
+/** Who writes so much at once most often writes more, and waits for all of it. */
+const LONG_WRITE = 16 * 1024;
+/** Bytes that all requests have written. */
+const WRITTEN = Counter.payload + METHODS.write.opcode;
 /** Messages that one call sends: those that the kernel has coalesced can want many. */
 const MAX_SENDS = 256;
 /** Room for sixteen of the longest replies. */
@@ -113,7 +118,8 @@ class Loop {
   readonly #service: Service;
   /** Datagrams that the kernel has dropped so far, modulo 2^32. */
   #drops = 0;
-  /** Datagrams in the messages of this turn. */
+  /** Messages that were received, and datagrams in those of this turn. */
+  #messages = 0;
   #datagrams = 0;
 
   static async over(start: Start): Promise<Loop> {
@@ -168,7 +174,7 @@ class Loop {
     this.#outgoing.tally.fill(0);
     let missing = sockets.length;
     for (const start = performance.now(); missing > 0;) {
-      const messages = this.#incoming.receive(this.#first, 1, MSG_DONTWAIT);
+      const messages = this.#incoming.receive(this.#first, 0, 1, MSG_DONTWAIT);
       if (messages > 0) {
         if (view.getUint16(this.#incoming.peerOf(0) + 2) !== view.getUint16(SELF + 2)) {
           this.#serve(0); // somebody has not waited
@@ -190,28 +196,29 @@ class Loop {
 
   run(): void {
     for (;;) {
-      const messages = this.#receive();
+      this.#messages = this.#receive();
       if (Atomics.load(this.#stop, 0) !== 0) return; // what came now, or woke us, came too late
-      if (messages === 0) {
-        this.#service.idle();
-        continue;
-      }
-      for (let next = 0; next < messages;) next = this.#turn(next, messages);
+      if (this.#messages === 0) this.#service.idle();
+      for (let next = 0; next < this.#messages;) next = this.#turn(next);
     }
   }
 
   /** Serves messages from `first` on, as many as a turn may hold, and returns the first that is left. */
-  #turn(first: number, messages: number): number {
+  #turn(first: number): number {
     const counters = this.#counters;
     counters[Counter.busy] = 1;
     this.#stopwatch.start();
     this.#service.beginTurn();
     this.#datagrams = 0;
     let i = first;
-    for (let bytes = 0; i < messages; i++) {
+    for (let bytes = 0; i < this.#messages;) {
       bytes += this.#incoming.lengthOf(i);
       if (bytes > MAX_TURN_BYTES) break; // never at the first: none is longer
-      this.#serve(i);
+      const before = counters[WRITTEN]!;
+      this.#serve(i++);
+      const written = (counters[WRITTEN]! - before) | 0;
+      bytes -= written;
+      if (written >= LONG_WRITE && i === this.#messages) this.#receiveMore();
     }
     this.#outgoing.flush();
     const { tally } = this.#outgoing;
@@ -230,13 +237,19 @@ class Loop {
    */
   #receive(): number {
     for (let i = 0; i < this.#tries; i++) {
-      const messages = this.#tryReceive(MSG_DONTWAIT);
+      const messages = this.#tryReceive(0, MSG_DONTWAIT);
       if (messages === 0) continue;
       this.#tries = 2 * i < this.#spin ? this.#spin : 2 * this.#spin;
       return messages;
     }
     this.#tries = this.#spin;
-    return this.#service.heap.isReclaiming ? 0 : this.#tryReceive(MSG_WAITFORONE);
+    return this.#service.heap.isReclaiming ? 0 : this.#tryReceive(0, MSG_WAITFORONE);
+  }
+
+  /** Receives what has come since, if there is room: to be woken once for all replies is quicker for a client, too. */
+  #receiveMore(): void {
+    if (this.#messages === BATCH || this.#service.heap.isPressed) return;
+    this.#messages += this.#tryReceive(this.#messages, MSG_DONTWAIT);
   }
 
   /** Whether nothing was received because nothing was there, or a signal came. */
@@ -245,9 +258,10 @@ class Loop {
     return errno === Errno.EAGAIN || errno === Errno.EINTR;
   }
 
-  #tryReceive(flags: number): number {
-    const most = this.#service.heap.isPressed ? 1 : BATCH;
-    const messages = this.#incoming.receive(this.#first, most, flags);
+  /** Receives messages from number `first` on. */
+  #tryReceive(first: number, flags: number): number {
+    const end = this.#service.heap.isPressed ? first + 1 : BATCH;
+    const messages = this.#incoming.receive(this.#first, first, end, flags);
     if (messages >= 0) return messages;
     if (!this.#isEmpty()) {
       this.#counters[Counter.receiveErrors]!++;
