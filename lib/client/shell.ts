@@ -144,10 +144,11 @@ class Daemon {
   }
 
   /**
-   * Throws UsageError, once, when the daemon was restarted since the line before: a pointer of before
-   * would now be somebody else's. A daemon that does not answer is the concern of the command itself.
+   * Throws UsageError, once, when the daemon was restarted since the line before, and forgets all
+   * variables: a pointer of before would now be somebody else's, and any may hold one. A daemon that does
+   * not answer is the concern of the command itself.
    */
-  async check(variables: Variables): Promise<void> {
+  async check(variables: Map<string, string>): Promise<void> {
     if (this.#epoch === undefined) return; // the classic protocol does not tell
     let epoch: bigint | undefined;
     try {
@@ -160,9 +161,10 @@ class Daemon {
     this.#epoch = epoch;
     await this.#remote.renew();
     const names = [...variables.keys()].map((name) => `$${name}`).join(", ");
+    variables.clear();
     throw new UsageError(
       "the daemon was restarted: all pointers from before are stale, and this line was not run",
-      names === "" ? "allocate anew" : `allocate anew: ${names} may hold one of them`,
+      names === "" ? "allocate anew" : `allocate anew (forgotten: ${names})`,
     );
   }
 }

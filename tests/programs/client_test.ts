@@ -1167,6 +1167,8 @@ Deno.test("mallocd-client shell says that pointers are stale when the daemon was
   await type("free $p");
   await until("this line was not run");
   await type("malloc 5");
+  await type("free $p");
+  await until("$p is not set");
   await input.close();
   while (!(await errors.read()).done);
   assertEquals(await new Response(child.stdout).text(), `${FIRST}\n`);
