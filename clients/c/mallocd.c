@@ -715,6 +715,8 @@ int mallocd_open(struct mallocd **result, const char *server, const struct mallo
   } else {
     struct timeval patience = {.tv_usec = FIRST_WAIT / 1000};
     setsockopt(client->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    /* Replies that the kernel joins are read as if they were of one datagram. */
+    setsockopt(client->fd, SOL_UDP, UDP_GRO, &(int){1}, sizeof(int));
     client->cuts = setsockopt(client->fd, SOL_UDP, UDP_SEGMENT, &(int){0}, sizeof(int)) == 0;
     client->random |= 1;
     client->next_tag = client->oldest_tag = client->random >> 32;

@@ -445,6 +445,26 @@ test("gives each read its own data in whichever order replies come, doubled and 
   }
 });
 
+test("takes replies that the kernel has joined, also where the data of a read were to come", async () => {
+  await using daemon = await Mallocd.start(["--memory", "1MiB"]);
+  using proxy = new Proxy(daemon.port);
+  await using driver = await Driver.start(proxy.server);
+  const [block, other] = ["11".repeat(33_000), "22".repeat(65_460)]; // not in one datagram
+  const [, from] = (await driver.say("malloc 33000")).split(" ");
+  const [, to] = (await driver.say("malloc 65460")).split(" ");
+  assertEquals(await driver.say(`write 0x${from} 33000 ${block}`), "ok");
+  for (const order of [[0, 1], [1, 0]]) {
+    proxy.replies.length = 0;
+    proxy.deliver = () => {
+      const { replies } = proxy;
+      if (replies.length < 2) return [];
+      return [Uint8Array.from(order.flatMap((place) => [...replies[place]!]))];
+    };
+    const said = await driver.say(`read 0x${from} 33000;write 0x${to} 65460 ${other}`);
+    assert(said === `ok ${block}; ok`, `order ${order}`);
+  }
+});
+
 /** Stops a daemon for a while; resolves when none of its threads runs any more. */
 async function pause({ pid }: Mallocd): Promise<void> {
   Deno.kill(pid, "SIGSTOP");
