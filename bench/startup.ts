@@ -3,7 +3,8 @@
  * way: the client until it has ended, the daemon until it says that it is ready, and until it has answered
  * its first request. Rounds in which each takes its turn. A daemon that cannot use the syscall engine here,
  * or was made without it, has no row for it. Another build of the daemon, such as that of an earlier tree,
- * can be put beside it.
+ * can be put beside it; then both are copied first, since it is up to 4% how the kernel happens to hold a
+ * file in memory.
  *
  *     make build .tools/empty && deno run -P=bench bench/startup.ts [--smoke] [DAEMON]
  *
@@ -16,7 +17,7 @@ import { printTable, ratio } from "./table.ts";
 
 const ROOT = new URL("../", import.meta.url).pathname;
 const EMPTY = `${ROOT}.tools/empty`;
-const DAEMON = `${ROOT}dist/mallocd`;
+const BUILT = `${ROOT}dist/mallocd`;
 const CLIENT = `${ROOT}dist/mallocd-client`;
 
 /** Milliseconds of a start: those that passed, and those of the processor where they are measured. */
@@ -43,9 +44,9 @@ async function untilReady(program: string, engine: string): Promise<Start> {
   return { passed, processor: await threadsTime(daemon.pid) };
 }
 
-async function untilReply(engine: string): Promise<Start> {
+async function untilReply(program: string, engine: string): Promise<Start> {
   const begin = performance.now();
-  await using daemon = await start(DAEMON, engine);
+  await using daemon = await start(program, engine);
   await using _remote = await Remote.connect({ server: `127.0.0.1:${daemon.port}` });
   return { passed: performance.now() - begin };
 }
@@ -54,15 +55,18 @@ function median(times: readonly number[]): number {
   return times.toSorted((a, b) => a - b)[times.length >> 1]!;
 }
 
-/** The engines that this daemon can use: it says so itself. */
-async function findEngines(): Promise<string[]> {
-  await using fastest = await start(DAEMON, "auto");
+/** The engines that a daemon can use: it says so itself. */
+async function findEngines(program: string): Promise<string[]> {
+  await using fastest = await start(program, "auto");
   return fastest.line.includes(" engine=syscall") ? ["datagram", "syscall"] : ["datagram"];
 }
 
-async function main(rounds: number, other: string | undefined): Promise<void> {
-  const engines = await findEngines();
-  await using daemon = await start(DAEMON, "datagram");
+const least = (times: readonly number[]) => Math.min(...times);
+
+/** Measures `program`, and `other` beside it. */
+async function measure(rounds: number, program: string, other: string | undefined): Promise<void> {
+  const engines = await findEngines(program);
+  await using daemon = await start(program, "datagram");
   const server = `127.0.0.1:${daemon.port}`;
   const measured: Record<string, () => Promise<Start>> = {
     "an empty program": () => untilEnd(EMPTY),
@@ -72,8 +76,8 @@ async function main(rounds: number, other: string | undefined): Promise<void> {
   for (const engine of engines) {
     const name = `mallocd --engine ${engine}`;
     if (other !== undefined) measured[`the other ${name}`] = () => untilReady(other, engine);
-    measured[name] = () => untilReady(DAEMON, engine);
-    measured[`${name}, to the first reply`] = () => untilReply(engine);
+    measured[name] = () => untilReady(program, engine);
+    measured[`${name}, to the first reply`] = () => untilReply(program, engine);
   }
   const starts = new Map<string, Start[]>();
   for (let round = 0; round < rounds; round++) {
@@ -94,11 +98,46 @@ async function main(rounds: number, other: string | undefined): Promise<void> {
       name,
       median(passed).toFixed(1),
       ratio(median(passed) / empty),
-      Math.min(...passed).toFixed(1),
-      processor.length === 0 ? "" : Math.min(...processor).toFixed(1),
+      least(passed).toFixed(1),
+      processor.length === 0 ? "" : least(processor).toFixed(1),
     ]),
   ]);
+  if (other !== undefined) {
+    const compare = (engine: string) => {
+      const [before, now] = [`the other mallocd --engine ${engine}`, `mallocd --engine ${engine}`]
+        .map((name) => rows.find((row) => row.name === name)!);
+      const to = (one: typeof least, times: "passed" | "processor") =>
+        ratio(one(now![times]) / one(before![times]));
+      return [
+        to(median, "passed"),
+        to(least, "passed"),
+        to(median, "processor"),
+        to(least, "processor"),
+      ];
+    };
+    console.log("");
+    printTable([
+      ["to the other", "ms", "least", "of the processor", "least"],
+      ...engines.map((engine) => [engine, ...compare(engine)]),
+    ]);
+  }
   if (!engines.includes("syscall")) console.log("This daemon cannot use the syscall engine here.");
+}
+
+async function main(rounds: number, other: string | undefined): Promise<void> {
+  if (other === undefined) return await measure(rounds, BUILT, undefined);
+  const folder = await Deno.makeTempDir({ prefix: "mallocd-" });
+  try {
+    const copies = [BUILT, other].map(async (program, i) => {
+      const copy = `${folder}/mallocd${i}`;
+      await Deno.copyFile(program, copy);
+      return copy;
+    });
+    const [program, beside] = await Promise.all(copies);
+    await measure(rounds, program!, beside);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 }
 
 if (import.meta.main) {
