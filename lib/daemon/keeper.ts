@@ -110,7 +110,7 @@ export async function endFile(
   file: HeapFile,
   isClosed: boolean,
   say: Log,
-  notify: Notify,
+  notify: Notify | undefined,
 ): Promise<boolean> {
   const [start, before] = [performance.now(), file.unwritten()];
   const telling = setInterval(() => {
@@ -125,7 +125,7 @@ export async function endFile(
       seconds,
       reason: "a second signal leaves that to the kernel",
     });
-    notify(`EXTEND_TIMEOUT_USEC=${EXTENSION_MS * 1000}`);
+    notify?.(`EXTEND_TIMEOUT_USEC=${EXTENSION_MS * 1000}`);
   }, SYNCING_MS);
   const impatient = nextSignal();
   const isSynced = await Promise.race([file.sync(), impatient.then(() => undefined)]);

@@ -116,12 +116,12 @@ export async function live(
   say({ msg: "ready", ...ready, heap_file: file?.path });
   const rates = new Rates(gauges, state.service.counters);
   const status = () => `STATUS=${rates.status(joinHostPort(engine.address))}`;
-  notify("READY=1", status());
-  timers.push(setInterval(() => notify(status()), STATUS_MS));
+  notify?.("READY=1", status());
+  if (notify !== undefined) timers.push(setInterval(() => notify(status()), STATUS_MS));
   const watchdog = watchdogMs(environment, Deno.pid);
   if (watchdog !== undefined) {
     const bark = () => {
-      if (pulse.isServing) notify("WATCHDOG=1");
+      if (pulse.isServing) notify?.("WATCHDOG=1");
     };
     timers.push(setInterval(bark, watchdog / 2));
   }
@@ -137,7 +137,7 @@ export async function live(
         "start it again, with --standby if the range has an owner",
       );
     });
-  notify("STOPPING=1");
+  notify?.("STOPPING=1");
   timers.forEach(clearInterval);
   chores?.syncing.end();
   const isClosed = await Promise.race([

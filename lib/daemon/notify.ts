@@ -24,10 +24,10 @@ const PATH_BYTES = 108;
  */
 export type Notify = (...lines: string[]) => void;
 
-/** `address` is $NOTIFY_SOCKET: a path, or an abstract name after "@". Without it, or without libc, nothing is told. */
-export function openNotify(address: string | undefined): Notify {
+/** `address` is $NOTIFY_SOCKET: a path, or an abstract name after "@". Undefined without it, or without libc. */
+export function openNotify(address: string | undefined): Notify | undefined {
   const name = address === undefined ? undefined : socketName(address);
-  if (name === undefined) return () => {};
+  if (name === undefined) return undefined;
   try {
     const { socket, sendto } = new Libc(FUNCTIONS).symbols;
     // Once: where descriptors run out, a watchdog that hears nothing would end a daemon that serves.
@@ -37,7 +37,7 @@ export function openNotify(address: string | undefined): Notify {
       sendto(fd, state, BigInt(state.length), MSG_DONTWAIT, name, name.length);
     };
   } catch (error) {
-    if (error instanceof Unavailable) return () => {};
+    if (error instanceof Unavailable) return undefined;
     throw error;
   }
 }
