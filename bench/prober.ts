@@ -134,14 +134,6 @@ export async function processorTime(
   return (Number(fields[first]) + Number(fields[first + 1])) / 100;
 }
 
-/** The same in milliseconds, to the nanosecond, of its threads that have not ended: /proc/PID/task/TID/schedstat. */
-export async function threadsTime(pid: number): Promise<number> {
-  const script = `cat /proc/${pid}/task/*/schedstat`;
-  const { stdout } = await new Deno.Command("sh", { args: ["-c", script] }).output();
-  const lines = new TextDecoder().decode(stdout).trim().split("\n");
-  return lines.reduce((sum, line) => sum + Number(line.split(" ")[0]), 0) / 1e6;
-}
-
 /** A client's socket. Replies are received, and not looked at. */
 export class Prober implements Disposable {
   readonly #socket = Deno.listenDatagram({ transport: "udp", hostname: HOST, port: 0 });

@@ -17,14 +17,13 @@ if [ -n "$stub" ]; then export DENORT_BIN="$stub"; else unset DENORT_BIN; fi
 # They are bundled first: `deno compile` alone embeds every npm package that deno.lock names, those of the
 # benches, too, and looks through them at each start (bench/startup.ts). What the sources load by import()
 # stays a file of its own, and so does what two of the files have in common: to load one more takes 0.05 ms,
-# and to read 100 KB that are not needed 2.5 ms. Therefore they are minified, too. The daemon's worker has
-# nothing in common with it, since no thread sees what another has loaded. All are JavaScript by name, or
-# they would be stored three times: as they are, translated, and as a source map.
+# and to read 100 KB that are not needed 2.5 ms. Therefore they are minified, too. All are JavaScript by
+# name, or they would be stored three times: as they are, translated, and as a source map.
 bundle=$tools/bundle
 rm -rf "$bundle"
 bundle() { "$deno" bundle -q --minify --code-splitting --outdir "$@"; }
-bundle "$bundle/daemon" main.ts
-bundle "$bundle/daemon/worker" lib/daemon/engines/syscall_worker.ts
+worker=lib/daemon/engines/syscall_worker
+bundle "$bundle/daemon" main.ts $worker.ts
 bundle "$bundle/client" client.ts
 # Their times become part of the executables, which otherwise depend on the sources only.
 find "$bundle" -type f -exec env TZ=UTC touch -t 200001010000 {} +
@@ -37,7 +36,7 @@ compile() {
 # what serves is soon the others' (docs/architecture.md).
 daemon() { compile --v8-flags=--no-sparkplug -o "$folder/mallocd" "$@" "$bundle/daemon/main.js"; }
 case $engine:${platform:-$(uname -s)} in
-  auto:*[Ll]inux*) daemon -P=daemon --include "$bundle/daemon/worker/syscall_worker.js" ;;
+  auto:*[Ll]inux*) daemon -P=daemon --include "$bundle/daemon/$worker.js" ;;
   *) daemon -P=daemon-without-ffi ;;
 esac
 # The client moves what is longer than memory: no more garbage than this waits for the collector.

@@ -65,7 +65,7 @@ const UNPROVEN_SOCKETS = 32;
 
 /** In an executable the worker lies where tools/build.sh has put it. */
 const WORKER = new URL(
-  Deno.build.standalone ? "./worker/syscall_worker.js" : "./syscall_worker.ts",
+  Deno.build.standalone ? "./lib/daemon/engines/syscall_worker.js" : "./syscall_worker.ts",
   import.meta.url,
 );
 
