@@ -158,10 +158,10 @@ class Daemon {
       throw error;
     }
     if (epoch === undefined || epoch === this.#epoch) return;
-    this.#epoch = epoch;
-    await this.#remote.renew();
     const names = [...variables.keys()].map((name) => `$${name}`).join(", ");
     variables.clear();
+    await this.#remote.renew();
+    this.#epoch = epoch; // last: who could not begin anew tries again before the next line
     throw new UsageError(
       "the daemon was restarted: all pointers from before are stale, and this line was not run",
       names === "" ? "allocate anew" : `allocate anew (forgotten: ${names})`,

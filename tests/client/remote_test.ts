@@ -26,6 +26,7 @@ import { unlessAborted } from "../../lib/client/exchange.ts";
 import { ERRNO } from "../../lib/protocol/errno.ts";
 import { LIFETIME_SECONDS } from "../../lib/daemon/duplicate_request_cache.ts";
 import { type Clock, openUdp, parseServer, REAL_CLOCK } from "../../lib/client/transport.ts";
+import { joinHostPort } from "../../lib/system/address.ts";
 import { startDaemon } from "../daemon.ts";
 import { connect, PATIENCE_MS } from "../remote.ts";
 import { socketTest, vacantPort } from "../sockets.ts";
@@ -144,8 +145,7 @@ function tagged(answer: Answer): Answer {
 
 /** A port on which nobody listens. */
 function unreachable(hostname = "127.0.0.1"): string {
-  const port = vacantPort(hostname);
-  return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;
+  return joinHostPort({ hostname, port: vacantPort(hostname) });
 }
 
 Deno.test("Remote gives a call up before the daemon forgets its reply", () => {
