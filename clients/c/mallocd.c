@@ -235,7 +235,8 @@ static void send_message(struct mallocd *client, struct msghdr *message, size_t 
   } control;
   if (datagrams > 1) {
     uint16_t length = message->msg_iov->iov_len / datagrams;
-    control.head = (struct cmsghdr){CMSG_LEN(sizeof length), SOL_UDP, UDP_SEGMENT};
+    control.head = (struct cmsghdr){
+        .cmsg_len = CMSG_LEN(sizeof length), .cmsg_level = SOL_UDP, .cmsg_type = UDP_SEGMENT};
     memcpy(CMSG_DATA(&control.head), &length, sizeof length);
     message->msg_control = &control;
     message->msg_controllen = sizeof control;
