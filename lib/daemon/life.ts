@@ -116,14 +116,14 @@ export async function live(
   say({ msg: "ready", ...ready, heap_file: file?.path });
   const rates = new Rates(gauges, state.service.counters);
   const status = () => `STATUS=${rates.status(joinHostPort(engine.address))}`;
-  notify?.("READY=1", status());
-  if (notify !== undefined) timers.push(setInterval(() => notify(status()), STATUS_MS));
-  const watchdog = watchdogMs(environment, Deno.pid);
-  if (watchdog !== undefined) {
+  if (notify !== undefined) {
+    notify("READY=1", status());
+    timers.push(setInterval(() => notify(status()), STATUS_MS));
+    const watchdog = watchdogMs(environment, Deno.pid);
     const bark = () => {
-      if (pulse.isServing) notify?.("WATCHDOG=1");
+      if (pulse.isServing) notify("WATCHDOG=1");
     };
-    timers.push(setInterval(bark, watchdog / 2));
+    if (watchdog !== undefined) timers.push(setInterval(bark, watchdog / 2));
   }
   if (settings.isOpen) {
     const reason = "--anyone answers whoever can reach it, unencrypted";

@@ -101,7 +101,6 @@ const FUNCTIONS = ["recvmmsg", "sendmmsg", "clock_gettime", "madvise"] as const;
 const LIBC = new Libc(FUNCTIONS);
 
 class Loop {
-  readonly #libc = LIBC;
   readonly #arena: Arena;
   readonly #incoming: Incoming;
   readonly #outgoing: Outgoing;
@@ -254,7 +253,7 @@ class Loop {
 
   /** Whether nothing was received because nothing was there, or a signal came. */
   #isEmpty(): boolean {
-    const errno = this.#libc.errno();
+    const errno = LIBC.errno();
     return errno === Errno.EAGAIN || errno === Errno.EINTR;
   }
 
