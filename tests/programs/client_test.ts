@@ -3,6 +3,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { CLIENT_FLAGS } from "../../lib/client/flags.ts";
 import { COMMANDS } from "../../lib/client/commands.ts";
+import { Proxy } from "../clients/proxy.ts";
 import { vacantPort } from "../sockets.ts";
 import { Random } from "../testing.ts";
 import {
@@ -1139,42 +1140,54 @@ Deno.test("mallocd-client shell explains a command", async () => {
   assertMatch(stderr.join("\n"), /^mallocd-client malloc: [^]*Usage: [^]*mallocd-client ping: /);
 });
 
-Deno.test("mallocd-client shell says that pointers are stale when the daemon was restarted", async () => {
-  let daemon = await Mallocd.start();
-  const { port } = new URL(`udp://${daemon.server}`);
-  const child = new Deno.Command(CLIENT, {
-    args: ["shell"],
-    env: daemon.env,
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-  const input = child.stdin.getWriter();
-  const type = (line: string) => input.write(new TextEncoder().encode(`${line}\n`));
-  await type("p = malloc 64");
-  const errors = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  let said = "";
-  const until = async (text: string) => {
-    while (!said.includes(text)) {
-      const { value, done } = await errors.read();
-      if (done) throw new Error(`${text} was not said: ${said}`);
-      said += value;
+for (const isLossy of [false, true]) {
+  const when = isLossy ? ", although the next replies are lost" : "";
+  Deno.test(`mallocd-client shell says that pointers are stale when the daemon was restarted${when}`, async () => {
+    let daemon = await Mallocd.start();
+    using proxy = new Proxy(daemon.port);
+    const child = new Deno.Command(CLIENT, {
+      args: ["shell"],
+      env: { MALLOCD_SERVER: proxy.server, MALLOCD_TIMEOUT: "2s" },
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const timer = setTimeout(() => child.kill("SIGKILL"), 20_000); // it would wait for more lines
+    const input = child.stdin.getWriter();
+    const type = (line: string) => input.write(new TextEncoder().encode(`${line}\n`));
+    await type("p = malloc 64");
+    const errors = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+    let said = "";
+    const until = async (text: string) => {
+      while (!said.includes(text)) {
+        const { value, done } = await errors.read();
+        if (done) throw new Error(`${text} was not said: ${said}`);
+        said += value;
+      }
+    };
+    await until("p = ");
+    await daemon.stop();
+    daemon = await Mallocd.start(["--port", String(daemon.port)]);
+    if (isLossy) {
+      proxy.replies.length = 0;
+      proxy.deliver = (reply) => proxy.replies.length === 1 ? [reply] : []; // by which it learns of it
+      await type("free $p");
+      await until("no reply from");
+      proxy.deliver = (reply) => [reply];
     }
-  };
-  await until("p = ");
-  await daemon.stop();
-  daemon = await Mallocd.start(["--port", port]);
-  await type("free $p");
-  await until("this line was not run");
-  await type("malloc 5");
-  await type("free $p");
-  await until("$p is not set");
-  await input.close();
-  while (!(await errors.read()).done);
-  assertEquals(await new Response(child.stdout).text(), `${FIRST}\n`);
-  assertEquals((await child.status).code, 1);
-  await daemon.stop();
-});
+    await type("free $p");
+    await until("this line was not run");
+    await type("malloc 5");
+    await type("free $p");
+    await until("$p is not set");
+    await input.close();
+    while (!(await errors.read()).done);
+    assertEquals(await new Response(child.stdout).text(), `${FIRST}\n`);
+    assertEquals((await child.status).code, 1);
+    clearTimeout(timer);
+    await daemon.stop();
+  });
+}
 
 testOnTerminal("shell keeps its history in a file that only its owner reads", async (daemon) => {
   const home = `${state}/history`;

@@ -64,8 +64,9 @@ export type Report =
   | { state: "failed"; error: unknown };
 
 /**
- * Messages that one call receives, and that are answered together. A larger batch saves little, but its
- * replies leave later: a client that waits for them all does nothing meanwhile, and then the daemon does.
+ * Messages that are received before all of them are answered, most often by one call. A larger batch saves
+ * little, but its replies leave later: a client that waits for them all does nothing meanwhile, and then the
+ * daemon does.
  */
 const BATCH = 16;
 /**
