@@ -11,7 +11,7 @@ esac
 if [ -x "$1/bun-$bun/bun" ]; then exit 0; fi
 if npm install --loglevel=error --no-audit --no-fund --ignore-scripts --fetch-retries=1 \
   --prefix "$1/bun-$bun" "@oven/$name@$bun" >/dev/null; then
-  ln -s "node_modules/@oven/$name/bin/bun" "$1/bun-$bun/bun"
+  ln -sf "node_modules/@oven/$name/bin/bun" "$1/bun-$bun/bun"
 else
   echo "Bun cannot be had from npm: the test that wants it will be skipped" >&2
 fi
