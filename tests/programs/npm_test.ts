@@ -5,8 +5,7 @@ import { vacantPort } from "../sockets.ts";
 import { done, Mallocd, ROOT, run } from "./programs.ts";
 
 const TOOLS = new URL(".tools/", ROOT).pathname;
-const BUN = Array.from(Deno.readDirSync(TOOLS)).find(({ name }) => name.startsWith("bun-"))?.name;
-const env = { ...Deno.env.toObject(), PATH: `${Deno.env.get("PATH")}:${TOOLS}${BUN}` };
+const env = { ...Deno.env.toObject(), PATH: `${Deno.env.get("PATH")}:${TOOLS}bun` };
 
 /** Prints what it sees of each protocol, and of a port on which nobody listens. */
 const SESSION = `
