@@ -13,7 +13,7 @@ import { parseMix, parseSizes, type Workload } from "../lib/client/load/workload
 import { Remote } from "../lib/client/remote.ts";
 import { HEAP_BASE } from "../lib/heap/heap.ts";
 import { readShort } from "../lib/system/file.ts";
-import { HOST, medians, type Server, startMallocd } from "./prober.ts";
+import { HOST, medians, processorTime, type Server, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
 const COMMON = {
@@ -29,16 +29,10 @@ const WORKLOADS: Record<string, Workload> = {
   "mixed, 32 a datagram, 8 in flight": { ...COMMON, mix: MIXED, inFlight: 8, perDatagram: 32 },
 };
 
-/** What a daemon has done in all measurements, and the time of processors that this took, in ticks. */
+/** What a daemon has done in all measurements, and the seconds of processors that this took. */
 interface Spent {
   requests: number;
-  ticks: number;
-}
-
-/** utime and stime of proc_pid_stat(5). */
-function ticksOf({ pid }: Server): number {
-  const fields = readShort(`/proc/${pid}/stat`).split(") ")[1]!.split(" "); // Deno would want all permissions
-  return Number(fields[11]) + Number(fields[12]);
+  seconds: number;
 }
 
 /** Requests a second. */
@@ -48,13 +42,13 @@ async function rateOf(
   ms: number,
   spent: Spent,
 ): Promise<number> {
-  const { port } = server;
+  const { port, pid } = server;
   const wire = new LibcWire({ transport: "udp", hostname: HOST, port }, COMMON.clients, false);
   const terminal = { progress: () => {}, signal: new AbortController().signal };
   await using remote = await Remote.connect({ server: `${HOST}:${port}` });
-  const before = ticksOf(server);
+  const before = processorTime(pid);
   const { requests, wrong } = await runLoad(workload, ms, { remote, wire, terminal });
-  spent.ticks += ticksOf(server) - before;
+  spent.seconds += processorTime(pid) - before;
   spent.requests += requests;
   await wire.close();
   if (wrong > 0) throw new Error(`Cannot trust the run: ${wrong} replies were wrong`);
@@ -115,7 +109,7 @@ async function main(rounds: number, ms: number, blocks: number): Promise<void> {
       // What spins while others have the processor spends time on nothing.
       await using file = await startMallocd("syscall", ...inFile, "--spin", "0");
       await using memory = await startMallocd("syscall", ...size, "--spin", "0");
-      const unspent = () => ({ requests: 0, ticks: 0 });
+      const unspent = () => ({ requests: 0, seconds: 0 });
       for (const workload of Object.values(WORKLOADS)) { // for the compilers
         for (const server of [file, memory]) await rateOf(server, workload, ms, unspent());
       }
@@ -125,13 +119,13 @@ async function main(rounds: number, ms: number, blocks: number): Promise<void> {
           () => rateOf(file, workload, ms, both[0]),
           () => rateOf(memory, workload, ms, both[1]),
         ]);
-        const [inFileTicks, inMemoryTicks] = both.map(({ requests, ticks }) => ticks / requests);
+        const [inFileTime, inMemoryTime] = both.map(({ requests, seconds }) => seconds / requests);
         rows.push([
           name,
           grouped(Math.round(one!)),
           grouped(Math.round(other!)),
           ratio(one! / other!),
-          ratio(inMemoryTicks! / inFileTicks!),
+          ratio(inMemoryTime! / inFileTime!),
         ]);
       }
       printTable(rows);

@@ -101,7 +101,8 @@ async function main(
 if (import.meta.main) {
   const isSmoke = Deno.args.includes("--smoke");
   const engine = Deno.args.includes("datagram") ? "datagram" : "auto";
-  // The datagram engine is dark for seconds after an attack has begun: few begin.
+  // The datagram engine is dark for seconds after an attack has begun, and what follows is not undisturbed:
+  // few begin, and what its clients keep is no measure.
   const [rounds, seconds] = isSmoke ? [1, 0.2] : engine === "datagram" ? [5, 2] : [20, 0.5];
   const adds = isSmoke ? 200 : 10_000 / rounds;
   Deno.exit(await main(engine, rounds, seconds, adds) ? 0 : 1);

@@ -9,7 +9,7 @@
  *     deno run -P=bench bench/nbd.ts [--smoke]
  */
 
-import { HOST, medians, processorTime, startMallocd } from "./prober.ts";
+import { childrenTime, HOST, medians, processorTime, startMallocd } from "./prober.ts";
 import { grouped, printTable, ratio } from "./table.ts";
 
 const FOLDER = new URL("../clients/nbdkit/", import.meta.url).pathname;
@@ -108,9 +108,8 @@ async function main(rounds: number, mib: number, requests: number): Promise<void
       uri: memory.uri,
       pids: [memory.pid],
     }];
-    const processor = (pids: number[]) =>
-      Promise.all([processorTime(Deno.pid, "children"), ...pids.map((pid) => processorTime(pid))])
-        .then((times) => times.reduce((sum, time) => sum + time));
+    const processor = async (pids: number[]) =>
+      pids.map(processorTime).reduce((sum, time) => sum + time, await childrenTime());
     const spent: number[] = [];
     const results = await medians(
       rounds,

@@ -143,9 +143,9 @@ async function main(memory: string, blocks: number, rounds: number, ms: number):
     const alone: number[] = [];
     const watched: number[] = [];
     const measure = async (results: number[]) => {
-      const before = await processorTime(daemon.pid);
+      const before = processorTime(daemon.pid);
       const { requests, requestsPerSecond } = await load(daemon, ms);
-      results.push(requests / (await processorTime(daemon.pid) - before));
+      results.push(requests / (processorTime(daemon.pid) - before));
       return requestsPerSecond;
     };
     const [aloneRate, watchedRate] = await medians(rounds, [

@@ -12,8 +12,7 @@
  */
 
 import { Remote } from "../lib/client/remote.ts";
-import { openLibc } from "../lib/system/libc.ts";
-import { startProgram } from "./prober.ts";
+import { processorTime, startProgram } from "./prober.ts";
 import { printTable, ratio } from "./table.ts";
 
 const ROOT = new URL("../", import.meta.url).pathname;
@@ -25,17 +24,6 @@ const CLIENT = `${ROOT}dist/mallocd-client`;
 interface Start {
   readonly passed: number;
   readonly processor?: number;
-}
-
-const { symbols } = openLibc({ clock_gettime: { parameters: ["i32", "buffer"], result: "i32" } });
-const CPUCLOCK_SCHED = 2;
-
-/** What a process with all its threads has had of the processor so far, by the clock of clock_getcpuclockid(3). */
-function processorTime(pid: number): number {
-  const timespec = new BigInt64Array(2);
-  const failed = symbols.clock_gettime(~pid << 3 | CPUCLOCK_SCHED, timespec);
-  if (failed !== 0) throw new Error(`Cannot tell the processor time of ${pid}`);
-  return Number(timespec[0]) * 1000 + Number(timespec[1]) / 1e6;
 }
 
 async function untilEnd(program: string, ...args: string[]): Promise<Start> {
@@ -53,7 +41,7 @@ async function untilReady(program: string, engine: string): Promise<Start> {
   const begin = performance.now();
   await using daemon = await start(program, engine);
   const passed = performance.now() - begin;
-  return { passed, processor: processorTime(daemon.pid) };
+  return { passed, processor: 1000 * processorTime(daemon.pid) };
 }
 
 async function untilReply(program: string, engine: string): Promise<Start> {
