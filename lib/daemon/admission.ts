@@ -1,6 +1,6 @@
 /** Who may talk to the daemon: networks as CIDR blocks, compared with senders' socket addresses. */
 
-import { FAMILY_INET, MAPPED, parseAddress } from "../system/address.ts";
+import { FAMILY_INET, MAPPED, parseAddress, portIn } from "../system/address.ts";
 
 const IPV4_BITS = 32;
 const IPV6_BITS = 128;
@@ -49,13 +49,13 @@ export class Admission {
   }
 
   /**
-   * Why a datagram is to be ignored, as Drop has it, or ADMITTED. A sender on the daemon's own port number
-   * is most likely another mallocd, or a forged datagram that wants two of them to answer each other for
-   * ever (CVE-2024-2169). One on a port below 1024 is most likely a service, whose address was forged so
-   * that it gets what the forger chose.
+   * Why a datagram is to be ignored, as Drop has it, or ADMITTED; `head` is the sourceHead at `source`. A
+   * sender on the daemon's own port number is most likely another mallocd, or a forged datagram that wants
+   * two of them to answer each other for ever (CVE-2024-2169). One on a port below 1024 is most likely a
+   * service, whose address was forged so that it gets what the forger chose.
    */
-  drops(bytes: DataView, source: number): number {
-    const port = bytes.getUint16(source + 2);
+  drops(head: number, bytes: DataView, source: number): number {
+    const port = portIn(head);
     if (port === this.#ownPort) return Drop.ownPort;
     if (port < this.#firstPort) return Drop.lowPort;
     return this.#blocks === undefined || this.#isListed(this.#blocks, bytes, source)

@@ -43,7 +43,7 @@ import { ReplyBudget } from "./reply_budget.ts";
 import { Stats } from "./stats.ts";
 import type { State } from "./state.ts";
 import { Tokens } from "./token.ts";
-import { isLoopbackSource } from "../system/address.ts";
+import { isLoopbackSource, sourceHead } from "../system/address.ts";
 import {
   DuplicateRequestCache,
   NO_ROOM,
@@ -211,24 +211,21 @@ export class Service {
    * free; the result is its length, or NO_REPLY. This is the one place where a request is refused.
    */
   serve(at: number, length: number, replyAt: number, source: number): number {
-    const drop = this.#admission.drops(this.#io, source);
+    const head = sourceHead(this.#io, source);
+    const drop = this.#admission.drops(head, this.#io, source);
     if (drop !== ADMITTED) return this.#ignore(drop);
     if (length < FIELD) return this.#keepSilent(Refusal.truncated);
     const request = this.#request;
     const decoded = decodeRequest(this.#io, at, length, request);
-    const { isTagged } = request;
-    if (!isTagged && !request.isClassic) return this.#keepSilent(Refusal.unknownMethod);
-    const hasSession = (request.flags & Flag.session) !== 0 && length >= FIELD + SESSION;
     this.#source = source;
-    this.#stale = hasSession && this.#isStale(at + FIELD);
     this.effect = Effect.read;
-    if (isLoopbackSource(this.#io, source)) {
+    if (isLoopbackSource(head, this.#io, source)) {
       this.proven = 1;
       this.limit = MAX_DATAGRAM;
-    } else this.#judgeStranger(at, length, hasSession, source);
-    const reply = isTagged
-      ? this.#tagged(at, length, decoded, replyAt, source)
-      : this.#classic(decoded, replyAt);
+    } else this.#judgeStranger(at, length, source);
+    const reply = request.isClassic
+      ? this.#classic(decoded, replyAt)
+      : this.#tagged(at, length, decoded, replyAt, source, false);
     if (this.proven === 0) this.#spend(source, reply - AMPLIFICATION * length);
     return reply;
   }
@@ -263,21 +260,26 @@ export class Service {
     { proven, limit }: { proven: number; limit: number },
   ): number {
     this.#source = source;
-    this.#stale = false;
     this.effect = Effect.read;
     this.proven = proven;
     this.limit = limit;
     const decoded = decodeRequest(this.#io, at, length, this.#request);
     return this.#request.isClassic
       ? this.#classic(decoded, replyAt)
-      : this.#tagged(at, length, decoded, replyAt, source);
+      : this.#tagged(at, length, decoded, replyAt, source, true);
   }
 
   /** Finds out what may go back to a sender that is not this host. */
-  #judgeStranger(at: number, length: number, hasSession: boolean, source: number): void {
-    const proven = this.#validated || hasSession && this.#tokens.accepts(source, at + 2 * FIELD);
+  #judgeStranger(at: number, length: number, source: number): void {
+    const proven = this.#validated ||
+      this.#hasSession(length) && this.#tokens.accepts(source, at + 2 * FIELD);
     this.proven = proven ? 1 : 0;
     this.limit = proven || this.#unvalidated ? MAX_DATAGRAM : this.#limitOf(length, source);
+  }
+
+  /** Whether the datagram of `length` bytes, of which the first request is decoded, brings a session. */
+  #hasSession(length: number): boolean {
+    return (this.#request.flags & Flag.session) !== 0 && length >= FIELD + SESSION;
   }
 
   /** How much may go back to who has proven nothing. */
@@ -338,9 +340,9 @@ export class Service {
   }
 
   /**
-   * Answers a datagram of tagged requests, of which the first is decoded, one after the other, with one
-   * of as many replies. A reply may take the room that the heads of those after it leave; beyond that it
-   * is refused as too long.
+   * Answers a datagram of tagged requests, if that is what it is: the first is decoded. They are carried out
+   * one after the other and answered with one datagram of as many replies. A reply may take the room that
+   * the heads of those after it leave; beyond that it is refused as too long.
    * Requests after the first MAX_REPLIES cannot even be refused: they are not executed.
    */
   #tagged(
@@ -349,9 +351,12 @@ export class Service {
     decoded: Decoded,
     replyAt: number,
     source: number,
+    isReplay: boolean,
   ): number {
-    this.#first = at;
     const request = this.#request;
+    if (!request.isTagged) return this.#keepSilent(Refusal.unknownMethod);
+    this.#stale = !isReplay && this.#hasSession(length) && this.#isStale(at + FIELD);
+    this.#first = at;
     const end = at + length;
     const count = decoded === Decoded.whole && at + request.size < end
       ? Math.min(1 + this.#countTagged(at + request.size, end), MAX_REPLIES)

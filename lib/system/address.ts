@@ -20,6 +20,8 @@ export const SCOPE = 24;
 
 export const FAMILY_INET = 2;
 const FAMILY_INET6 = 10;
+/** The family in a sourceHead, which is read big-endian. */
+const HEAD_INET = FAMILY_INET << 8;
 /** An IPv4 address among IPv6 addresses is ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2). */
 export const MAPPED = 0xffff;
 
@@ -108,11 +110,19 @@ export function isLoopback(hostname: string): boolean {
   return c === MAPPED ? d >>> 24 === 127 : c === 0 && d === 1;
 }
 
-/** `isLoopback` of the sender whose SOURCE_BYTES stand at `at`. */
-export function isLoopbackSource(bytes: DataView, at: number): boolean {
-  return bytes.getUint16(at, true) === FAMILY_INET
-    ? bytes.getUint8(at + 4) === 127
-    : isLoopbackSource6(bytes, at);
+/** Family and port of the sender whose SOURCE_BYTES stand at `at`: one word, which each datagram is asked for. */
+export function sourceHead(bytes: DataView, at: number): number {
+  return bytes.getInt32(at);
+}
+
+/** The port in a sourceHead. */
+export function portIn(head: number): number {
+  return head & 0xffff;
+}
+
+/** Whether the sender at `at`, with this sourceHead, can be this host only, as `isLoopback` has it. */
+export function isLoopbackSource(head: number, bytes: DataView, at: number): boolean {
+  return head >>> 16 === HEAD_INET ? bytes.getUint8(at + 4) === 127 : isLoopbackSource6(bytes, at);
 }
 
 function isLoopbackSource6(bytes: DataView, at: number): boolean {

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Admission, ADMITTED, parseCidr } from "../../lib/daemon/admission.ts";
-import { SOURCE_BYTES, writeSource } from "../../lib/system/address.ts";
+import { SOURCE_BYTES, sourceHead, writeSource } from "../../lib/system/address.ts";
 
 Deno.test("parseCidr() refuses what is no CIDR block", () => {
   const wrong = [
@@ -24,7 +24,7 @@ const OWN_PORT = 8081;
 function admits(allow: readonly string[] | undefined, hostname: string, port = 40000): boolean {
   const bytes = new DataView(new ArrayBuffer(SOURCE_BYTES + 4));
   writeSource(bytes, 4, hostname, port);
-  return new Admission(allow, OWN_PORT).drops(bytes, 4) === ADMITTED;
+  return new Admission(allow, OWN_PORT).drops(sourceHead(bytes, 4), bytes, 4) === ADMITTED;
 }
 
 Deno.test("Admission admits exactly the senders in its CIDR blocks", () => {

@@ -200,6 +200,23 @@ Deno.test("malloc() gives zeroes where a wild write went before any allocation",
   }
 });
 
+Deno.test("malloc() gives zeroes in a heap that does not begin with a page of its blocks", () => {
+  for (const beyond of [0, 16, 32, 512, 1024, 2048, 2064]) {
+    for (const length of [16, 64, 512, 1024, 2048, PAGE]) {
+      const size = 3 * PAGE + beyond;
+      for (let page = 0; page * PAGE < size; page++) {
+        const harness = new Harness(size);
+        const written = Math.min(PAGE, size - page * PAGE);
+        harness.write(HEAP_BASE + page * PAGE, new Uint8Array(written).fill(0xa5));
+        for (let at = harness.malloc(length); at !== 0; at = harness.malloc(length)) {
+          const data = harness.read(at, length);
+          assertEquals(data.findLastIndex((byte) => byte !== 0), -1, `${length} of ${size} bytes`);
+        }
+      }
+    }
+  }
+});
+
 Deno.test("malloc() gives zeroes where a wild cas or add went", () => {
   const heap = new Harness(4 * PAGE);
   assertEquals(heap.cas(HEAP_BASE + PAGE + 8, 0n, 1n), 0n);

@@ -1,8 +1,11 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
   isLoopback,
+  isLoopbackSource,
   parseAddress,
+  portIn,
   SOURCE_BYTES,
+  sourceHead,
   unmap,
   writeSource,
 } from "../../lib/system/address.ts";
@@ -74,6 +77,21 @@ Deno.test("isLoopback() is true of what only this host can reach", () => {
   const reachable = ["0.0.0.0", "126.255.255.255", "128.0.0.0", "::", "::2", "::7f00:1", "fe80::1"];
   for (const name of [...reachable, "::ffff:10.0.0.1", "example.com", ""]) {
     assert(!isLoopback(name), name);
+  }
+});
+
+Deno.test("isLoopbackSource() says of a sender what isLoopback() says of its address", () => {
+  const bytes = new DataView(new ArrayBuffer(SOURCE_BYTES));
+  const near = ["127.0.0.1", "127.255.255.255", "::1", "::ffff:127.0.0.1"];
+  for (
+    const name of [...near, "126.0.0.1", "10.0.0.127", "::", "::2", "fe80::1", "::ffff:1.2.3.4"]
+  ) {
+    for (const port of [1, 127, 0x7f00, 65535]) {
+      writeSource(bytes, 0, name, port);
+      const head = sourceHead(bytes, 0);
+      assertEquals(portIn(head), port, name);
+      assertEquals(isLoopbackSource(head, bytes, 0), isLoopback(name), name);
+    }
   }
 });
 
