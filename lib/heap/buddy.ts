@@ -135,7 +135,7 @@ export function buddyShape(grains: number) {
 }
 
 export class Buddy {
-  /** Free blocks of each order, and live ones: a plain counter each, for statistics only. */
+  /** How many blocks of each order are free, and how many live; the latter for statistics only. */
   readonly freeBlocks: Int32Array;
   readonly blocksInUse: Int32Array;
   readonly grains: number;
@@ -159,8 +159,6 @@ export class Buddy {
   /** For each order, the first block that lies in the heap as a whole. */
   readonly #first: Int32Array;
   protected readonly liveBase: Int32Array;
-  /** Bit k is set while there is a free block of order k, as far as this thread has seen to it. */
-  #available = 0;
 
   /**
    * Over the arrays of `buddyShape(grains)`: if they are all zero, a heap that is all free; else what
@@ -187,7 +185,6 @@ export class Buddy {
     this.liveBits = arrays.live;
     this.metadataBytes = this.freeBits.byteLength + this.liveBits.byteLength;
     if (this.figures[Figure.seeded] === 0) this.#seed();
-    this.freeBlocks.forEach((blocks, order) => this.#available |= blocks === 0 ? 0 : 1 << order);
   }
 
   /** Grains inside live blocks. */
@@ -219,10 +216,9 @@ export class Buddy {
    * stays untouched.
    */
   allocate(order: number): number {
-    if (order > this.maxOrder) return NONE;
-    const candidates = this.#available & (-1 << order);
-    if (candidates === 0) return NONE;
-    let from = lowestBit(candidates);
+    let from: number = order;
+    while (from <= this.maxOrder && this.freeBlocks[from] === 0) from++;
+    if (from > this.maxOrder) return NONE;
     let block = this.#lowestFree(from);
     this.clearFree(from, block);
     while (from > order) {
@@ -410,9 +406,15 @@ export class Buddy {
   }
 
   protected setFree(order: number, block: number): void {
-    this.freeBlocks[order]!++;
-    this.#available |= 1 << order;
     const levels = this.levels[order]!;
+    if (this.freeBlocks[order]!++ === 0) { // so each word on the way up is 0, and not looked at
+      for (let level = 0; level < levels; level++) {
+        const at = this.level[order * this.maxLevels + level]! + (block >>> 5);
+        this.freeBits[at] = 1 << (block & 31);
+        block >>>= 5;
+      }
+      return;
+    }
     for (let level = 0; level < levels; level++) {
       const at = this.level[order * this.maxLevels + level]! + (block >>> 5);
       const word = this.freeBits[at]!;
@@ -423,8 +425,14 @@ export class Buddy {
   }
 
   protected clearFree(order: number, block: number): void {
-    if (--this.freeBlocks[order]! === 0) this.#available &= ~(1 << order);
     const levels = this.levels[order]!;
+    if (--this.freeBlocks[order]! === 0) { // so each word on the way up is to be 0
+      for (let level = 0; level < levels; level++) {
+        block >>>= 5;
+        this.freeBits[this.level[order * this.maxLevels + level]! + block] = 0;
+      }
+      return;
+    }
     for (let level = 0; level < levels; level++) {
       const at = this.level[order * this.maxLevels + level]! + (block >>> 5);
       const word = this.freeBits[at]! & ~(1 << (block & 31));
