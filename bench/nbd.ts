@@ -16,7 +16,7 @@ const FOLDER = new URL("../clients/nbdkit/", import.meta.url).pathname;
 const MIB = 1024 ** 2;
 const AT_A_TIME = 16;
 /** Of each nbdkit, for each connection: with more than these, most of them wait for the others. */
-const THREADS = "6";
+const THREADS = "4";
 
 /** Client, nbdkit and daemon are more than there may be processors: docs/operations.md advises it then. */
 const SLEEPY = ["--spin", "0"];
