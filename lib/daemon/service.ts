@@ -211,6 +211,7 @@ export class Service {
    * free; the result is its length, or NO_REPLY. This is the one place where a request is refused.
    */
   serve(at: number, length: number, replyAt: number, source: number): number {
+    this.effect = Effect.read;
     const head = sourceHead(this.#io, source);
     const drop = this.#admission.drops(head, this.#io, source);
     if (drop !== ADMITTED) return this.#ignore(drop);
@@ -218,7 +219,6 @@ export class Service {
     const request = this.#request;
     const decoded = decodeRequest(this.#io, at, length, request);
     this.#source = source;
-    this.effect = Effect.read;
     if (isLoopbackSource(head, this.#io, source)) {
       this.proven = 1;
       this.limit = MAX_DATAGRAM;

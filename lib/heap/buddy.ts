@@ -13,9 +13,10 @@
  * that small blocks of it lie at low addresses: one of 6 grains lacks 2, and is a block of order 1 before
  * one of order 2. Inside this file grains count from where the missing ones would be.
  *
- * Everything that is known about blocks is two bits for each: `free` and `live`. A block with neither
- * is split, or part of a larger block, or does not exist. The free bits of an order have summary
- * levels above them, one bit for each 32-bit word below that is not zero, up to a level of a few words:
+ * What is known about each block is two bits, `free` and `live`; and of each order, how many blocks are
+ * the one and the other. A block with neither bit is split, or part of a larger block, or does not exist.
+ * The free bits of an order have summary levels above them, one bit for each 32-bit word below that is
+ * not zero, up to a level of a few words:
  * the lowest free block is found with a look at these and one `Math.clz32` a level, at most five.
  *
  *     level 1   [ 00000000000000000000000000000101 ]              words 0 and 2 hold free blocks

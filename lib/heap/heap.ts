@@ -190,7 +190,7 @@ export class Heap {
   readonly inside: Inside | undefined;
   readonly #memory: WebAssembly.Memory;
   readonly #reserved: number;
-  /** Blocks of the orders below this are parts of a page, and to clear them need not be undone. */
+  /** Blocks of the orders below this are parts of a page, and nobody has to be told that they are cleared. */
   readonly #ordersInPage: number;
   readonly #reclaimer: Reclaimer | undefined;
 

@@ -3,6 +3,7 @@ import { figures, namedCounts } from "../../lib/daemon/counters.ts";
 import { GRAIN, HEAP_BASE, MAX_HEAP, MIN_HEAP } from "../../lib/heap/heap.ts";
 import { MAX_DATAGRAM } from "../../lib/protocol/wire.ts";
 import { ERRNO } from "../../lib/protocol/errno.ts";
+import { Effect } from "../../lib/daemon/service.ts";
 import { Box, fields, head, Random, word } from "../testing.ts";
 
 const [MALLOC, FREE, READ, WRITE, REALLOC, CAS, ADD, HELLO] = [0, 1, 2, 3, 4, 5, 6, 7];
@@ -565,6 +566,23 @@ Deno.test("serve() itself drops and counts what comes from a sender that is not 
   assertEquals([box.ask(word(1, MALLOC) + fields(16)), drops()], [NO_REPLY, 2]);
   box.from("192.0.2.1", 40000);
   assertEquals([box.ask(fields(MALLOC, 16)), drops()], [fields(BASE), 2]);
+});
+
+Deno.test("serve() says of what it ignores that it has changed nothing, whatever came before", () => {
+  const box = new Box({ allow: ["192.0.2.0/24"] });
+  const add = word(1, ADD) + fields(BASE, 1);
+  const effects = ["127.0.0.1", "192.0.2.1"].flatMap((sender) =>
+    [add, "000000", "0".repeat(8) + "ffffffff"].map((datagram) => {
+      box.from("192.0.2.1", 40000);
+      box.ask(fields(MALLOC, 16));
+      assertEquals(box.service.effect, Effect.changed);
+      box.from(sender, 40000);
+      box.ask(datagram);
+      return box.service.effect;
+    })
+  );
+  const { read, changed } = Effect;
+  assertEquals(effects, [read, read, read, changed, read, read]);
 });
 
 Deno.test("hello tells an epoch that is the service's own", () => {
