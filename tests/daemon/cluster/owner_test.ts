@@ -20,7 +20,7 @@ class World {
   readonly lease = { holds: true };
   readonly counters: Counters;
   readonly owner: Owner;
-  #give: ((datagram: string) => void) | undefined;
+  #give: ((datagram: string, from: Deno.NetAddr) => void) | undefined;
   readonly #serving: Promise<void>;
 
   constructor() {
@@ -39,10 +39,10 @@ class World {
       socket: {
         receive: (buffer) =>
           new Promise((resolve) => {
-            this.#give = (hex) => {
+            this.#give = (hex, from) => {
               const datagram = Uint8Array.fromHex(hex);
               buffer!.set(datagram);
-              resolve([buffer!.subarray(0, datagram.length) as Uint8Array<ArrayBuffer>, ADDRESS]);
+              resolve([buffer!.subarray(0, datagram.length) as Uint8Array<ArrayBuffer>, from]);
             };
           }),
         send: (datagram) => {
@@ -59,9 +59,9 @@ class World {
   }
 
   /** Has a datagram served; the result is what was sent meanwhile. */
-  async ask(hex: string): Promise<string[]> {
+  async ask(hex: string, from = ADDRESS): Promise<string[]> {
     const before = this.sent.length;
-    this.#give!(hex);
+    this.#give!(hex, from);
     this.#give = undefined;
     while (this.#give === undefined) await settle();
     return this.sent.slice(before);
@@ -77,7 +77,7 @@ class World {
   async end(): Promise<void> {
     const closing = this.owner.close();
     this.batches.at(-1)?.done.resolve();
-    this.#give?.("00");
+    this.#give?.("00", ADDRESS);
     await Promise.all([closing, this.#serving]);
   }
 }
@@ -108,6 +108,19 @@ Deno.test("an owner holds what has changed something, and what depends on it, un
   const rest = await world.logged();
   assert(rest.includes(addReply(5, 0)) && rest.includes(readReply(6, 1)), rest.join());
   assertEquals(world.sent.filter((reply) => reply === addReply(2, 0)).length, 2);
+  await world.end();
+});
+
+Deno.test("an owner logs nothing of what it drops, whatever came before", async () => {
+  const world = new World();
+  for (const [datagram, port] of [[add(2, 0), 80], ["000000", ADDRESS.port]] as const) {
+    const count = world.batches.length;
+    await world.ask(add(1 + count, 0));
+    assertEquals(world.batches.length, count + 1);
+    assertEquals(await world.ask(datagram, { ...ADDRESS, port }), []);
+    await world.logged();
+    assertEquals(world.batches.length, count + 1, "a batch of the next request");
+  }
   await world.end();
 });
 
