@@ -344,6 +344,7 @@ export class Service {
    * one after the other and answered with one datagram of as many replies. A reply may take the room that
    * the heads of those after it leave; beyond that it is refused as too long.
    * Requests after the first MAX_REPLIES cannot even be refused: they are not executed.
+   * In a replay, the epoch was compared where the datagram came in.
    */
   #tagged(
     at: number,

@@ -16,8 +16,8 @@
  * What is known about each block is two bits, `free` and `live`; and of each order, how many blocks are
  * the one and the other. A block with neither bit is split, or part of a larger block, or does not exist.
  * The free bits of an order have summary levels above them, one bit for each 32-bit word below that is
- * not zero, up to a level of a few words:
- * the lowest free block is found with a look at these and one `Math.clz32` a level, at most five.
+ * not zero, up to a level of a few words: the lowest free block is found with a look at these and one
+ * `Math.clz32` a level, at most five.
  *
  *     level 1   [ 00000000000000000000000000000101 ]              words 0 and 2 hold free blocks
  *     level 0   [ 0...010000 ] [ 0...000000 ] [ 1...000000 ]      blocks 4 and 95 are free
